@@ -1,0 +1,43 @@
+"""Bytes that must not be printed, pickled, hashed, encoded or compared in variable time."""
+
+import hmac
+from typing import NoReturn
+
+
+class Secret:
+    """
+    Key bytes in memory.
+
+    `reveal()` is the one way out, and a test lists the modules that may call it. Python cannot wipe memory,
+    so the protection is a short life and no accidental copy into a log, an error or a file.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: bytes) -> None:
+        self._value = value
+
+    def reveal(self) -> bytes:
+        """Return the clear bytes."""
+        return self._value
+
+    def __len__(self) -> int:
+        return len(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and hmac.compare_digest(self._value, other._value)
+
+    def __repr__(self) -> str:
+        return f"Secret({len(self._value)} bytes)"
+
+    __str__ = __repr__
+    __hash__ = None  # type: ignore[assignment]
+
+    def __format__(self, spec: str) -> str:
+        return repr(self)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a Secret cannot be pickled or copied")
+
+    def __bytes__(self) -> NoReturn:
+        raise TypeError("a Secret has no bytes(): call reveal() where that is allowed")

@@ -1,0 +1,1 @@
+"""Decisions about keys and policies: values in, values out."""

@@ -1,0 +1,66 @@
+"""
+Roots to keys: PRK and identity give KID, CEK, IV and fingerprint, and nothing else has a say.
+
+A change of any label or encoding here would change every key; schemas/golden/keys.json holds 100 that must not.
+
+Source: RFC 5869 (HKDF), RFC 9562 section 5.8 (UUID version 8).
+"""
+
+import hmac
+from typing import Final
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from keymill.core.identity import KeyIdentity, canonical
+from keymill.secret import Secret
+from schemas.values import FINGERPRINT_SIZE, KID_SIZE, Record
+
+CEK_SIZE: Final = 16
+IV_SIZE: Final = 16
+
+
+class DerivedKey(Record, kw_only=True):
+    """A content key with its names. `cek` and `iv` have 16 bytes each."""
+
+    kid: bytes
+    cek: Secret
+    iv: Secret
+
+
+def prk_message(organization: str, root_version: int) -> bytes:
+    """What the KMS signs with the organization's root of that version to give the PRK (32 bytes)."""
+    return canonical("keymill/prk/v1", organization, root_version)
+
+
+def fingerprint_message(organization: str) -> bytes:
+    """What the KMS signs with the organization's first root to give K_fp (32 bytes), which never rotates."""
+    return canonical("keymill/fp/v1", organization)
+
+
+def derive_key(prk: Secret, identity: KeyIdentity) -> DerivedKey:
+    """Derive the one key of an identity. *prk*: 32 bytes of (organization, root version)."""
+    preimage = identity.preimage()
+    kid = uuid8(hmac.digest(prk.reveal(), canonical("keymill/kid/v1", preimage), "sha256"))
+    return DerivedKey(
+        kid=kid,
+        cek=_expand(prk, canonical("keymill/cek/v1", preimage, kid), CEK_SIZE),
+        iv=_expand(prk, canonical("keymill/iv/v1", preimage, kid), IV_SIZE),
+    )
+
+
+def fingerprint(k_fp: Secret, kid: bytes, cek: Secret) -> bytes:
+    """What may be published about a CEK, 16 bytes: lets anyone compare and nobody invert."""
+    return hmac.digest(k_fp.reveal(), kid + cek.reveal(), "sha256")[:FINGERPRINT_SIZE]
+
+
+def uuid8(digest: bytes) -> bytes:
+    """The first 16 bytes of *digest* with version 8 and the RFC 9562 variant set; 122 bits stay."""
+    value = bytearray(digest[:KID_SIZE])
+    value[6] = 0x80 | value[6] & 0x0F
+    value[8] = 0x80 | value[8] & 0x3F
+    return bytes(value)
+
+
+def _expand(prk: Secret, info: bytes, size: int) -> Secret:
+    return Secret(HKDFExpand(algorithm=SHA256(), length=size, info=info).derive(prk.reveal()))

@@ -1,0 +1,99 @@
+"""
+Wrapping: CEKs and IVs under a KEK, bound to the identity of their record.
+
+AES-256-SIV is deterministic, so a replay gives the same bytes within an epoch; its associated data names the
+record, so a wrapped blob moved to another record does not open.
+
+Source: RFC 5297 (AES-SIV); the key has 64 bytes.
+"""
+
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+
+from keymill.core.derive import CEK_SIZE, IV_SIZE, fingerprint
+from keymill.core.identity import Part, canonical
+from keymill.errors import Corrupt
+from keymill.secret import Secret
+from schemas.records import KeyRecord
+from schemas.values import Record
+
+KEK_SIZE: Final = 64
+TAG_SIZE: Final = 16
+_ENTRY: Final = CEK_SIZE + IV_SIZE
+
+
+class ClearKey(Record, kw_only=True):
+    """One unwrapped track key, 16 bytes each."""
+
+    cek: Secret
+    iv: Secret
+
+
+def associated_data(record: KeyRecord) -> bytes:
+    """Every field that names the record and its tracks, and the KEK epoch. `wrapped` itself is not read."""
+    period = record.period
+    parts: list[Part] = [
+        "keymill/keys/v1",
+        record.organization,
+        record.asset,
+        record.key_version,
+        record.root_version,
+        period.index if period else None,
+        period.start if period else None,
+        period.end if period else None,
+        record.event.generation,
+        record.event.offset,
+        record.kek_epoch,
+    ]
+    for track in record.tracks:
+        parts += (track.kid, track.fp, track.label, track.scheme.value, track.origin.value)
+    return canonical(*parts)
+
+
+def wrap_keys(kek: Secret, record: KeyRecord, keys: tuple[ClearKey, ...]) -> bytes:
+    """Wrap *keys*, in the order of `record.tracks`: 16 + 32 bytes a track."""
+    if len(keys) != len(record.tracks):
+        raise ValueError("as many keys as tracks")
+    clear = b"".join(key.cek.reveal() + key.iv.reveal() for key in keys)
+    return AESSIV(kek.reveal()).encrypt(clear, [associated_data(record)])
+
+
+def unwrap_keys(kek: Secret, k_fp: Secret, record: KeyRecord) -> tuple[ClearKey, ...]:
+    """
+    Return the keys of *record* in the order of its tracks, each checked against its fingerprint.
+
+    Raises:
+        Corrupt: a field was changed, the blob is another record's, or a key is not the one that was promised.
+    """
+    name = f"key record of {record.organization}/{record.asset} version {record.key_version}"
+    try:
+        clear = AESSIV(kek.reveal()).decrypt(record.wrapped, [associated_data(record)])
+    except (InvalidTag, ValueError):
+        raise Corrupt(f"{name} does not open under KEK epoch {record.kek_epoch}") from None
+    if len(clear) != _ENTRY * len(record.tracks):
+        raise Corrupt(f"{name} holds {len(clear)} bytes for {len(record.tracks)} tracks")
+    keys = tuple(_entry(clear, index) for index in range(len(record.tracks)))
+    for track, key in zip(record.tracks, keys, strict=True):
+        if fingerprint(k_fp, track.kid, key.cek) != track.fp:
+            raise Corrupt(f"{name}: KID {track.kid.hex()} holds another key than its fingerprint says")
+    return keys
+
+
+def _entry(clear: bytes, index: int) -> ClearKey:
+    start = index * _ENTRY
+    return ClearKey(cek=Secret(clear[start : start + CEK_SIZE]), iv=Secret(clear[start + CEK_SIZE : start + _ENTRY]))
+
+
+def wrap_secret(kek: Secret, secret: Secret, *identity: Part) -> bytes:
+    """Wrap any other secret (a signer's key) under the identity of the record that carries it."""
+    return AESSIV(kek.reveal()).encrypt(secret.reveal(), [canonical("keymill/secret/v1", *identity)])
+
+
+def unwrap_secret(kek: Secret, wrapped: bytes, *identity: Part) -> Secret:
+    """The inverse of `wrap_secret`; raises `Corrupt` when the identity or the KEK is another."""
+    try:
+        return Secret(AESSIV(kek.reveal()).decrypt(wrapped, [canonical("keymill/secret/v1", *identity)]))
+    except (InvalidTag, ValueError):
+        raise Corrupt(f"the wrapped secret of {'/'.join(map(str, identity))} does not open") from None

@@ -1,0 +1,74 @@
+"""What makes a key *that* key: the canonical preimage of its KID."""
+
+import hashlib
+from typing import Final
+
+from schemas.records import TrackIdentity
+from schemas.values import DIGEST_SIZE, Record, Scheme
+
+ALL_TRACKS: Final = "*"
+"""The label in the identity of a key that serves every track."""
+
+Part = bytes | str | int | None
+
+
+def canonical(*parts: Part) -> bytes:
+    """
+    One byte string per list of parts, injective: each part is its length (4 bytes, big-endian) and its bytes.
+
+    Text is UTF-8, a number 8 bytes big-endian, None empty.
+    """
+    out = bytearray()
+    for part in parts:
+        if isinstance(part, str):
+            data = part.encode()
+        elif isinstance(part, int):
+            data = part.to_bytes(8, "big")
+        else:
+            data = part or b""
+        out += len(data).to_bytes(4, "big")
+        out += data
+    return bytes(out)
+
+
+class KeyIdentity(Record, kw_only=True):
+    """Everything that influences a derived CEK; `label` is `ALL_TRACKS` where one key serves all tracks."""
+
+    organization: str
+    asset: str
+    key_version: int
+    period: int | None
+    scheme: Scheme
+    label: str
+    root_version: int
+    salt: bytes | None
+
+    def preimage(self) -> bytes:
+        """The canonical bytes that KID, CEK and IV are derived from."""
+        return canonical(
+            self.organization,
+            self.asset,
+            self.key_version,
+            self.period,
+            self.scheme.value,
+            self.label,
+            self.root_version,
+            self.salt,
+        )
+
+
+def key_set_digest(
+    *,
+    organization: str,
+    asset: str,
+    key_version: int,
+    root_version: int,
+    salt: bytes | None,
+    period: int | None,
+    tracks: tuple[TrackIdentity, ...],
+) -> bytes:
+    """Name of the key record that holds these tracks in this order, 16 bytes."""
+    parts: list[Part] = ["keymill/key-set/v1", organization, asset, key_version, root_version, salt, period]
+    for track in tracks:
+        parts += (track.label, track.scheme.value, track.kid)
+    return hashlib.sha256(canonical(*parts)).digest()[:DIGEST_SIZE]

@@ -1,0 +1,137 @@
+"""
+From an asset event to the records it calls for: the heart (ARCHITECTURE.md, step 4).
+
+Both halves are functions of their arguments, so redelivery, replay and a second writer give the same bytes:
+`keymill.core.folding.fold` decides what the asset is, `needed` and `make_key_record` which keys that calls for.
+"""
+
+from collections.abc import Iterator
+
+from keymill.core.derive import derive_key, fingerprint
+from keymill.core.envelope import ClearKey, wrap_keys
+from keymill.core.identity import ALL_TRACKS, KeyIdentity, key_set_digest
+from keymill.core.period import period_at
+from keymill.secret import Secret
+from schemas.events import AssetEvent, AssetIngested
+from schemas.ids import key_set_key
+from schemas.records import AssetRecord, CryptoPeriod, KeyOrigin, KeyRecord, KeyVersion, LivePeriods, TrackIdentity, TrackKey
+from schemas.values import LogPosition, Record
+
+
+class Needed(Record, kw_only=True):
+    """One key record that an asset calls for, before its keys are made."""
+
+    record_key: bytes
+    key_version: int
+    root_version: int
+    salt: bytes | None
+    single_key: bool
+    period: CryptoPeriod | None
+    tracks: tuple[TrackIdentity, ...]
+    event: LogPosition
+
+
+class Keys(Record, kw_only=True):
+    """What the KMS gave for (organization, root version) and the organization's current KEK epoch."""
+
+    prk: Secret
+    k_fp: Secret
+    kek: Secret
+    kek_epoch: int
+
+
+def needed(asset: AssetRecord, event: AssetEvent | None) -> Iterator[Needed]:
+    """
+    The key records that *asset* calls for, oldest version first; publish those that the view lacks.
+
+    Crypto periods are limited to those that *event* asks for or begins; without an event all are named.
+    """
+    for version in asset.versions:
+        for key_set in version.key_sets:
+            yield Needed(
+                record_key=key_set_key(asset.organization, asset.asset, key_set.digest),
+                key_version=version.key_version,
+                root_version=version.root_version,
+                salt=version.salt,
+                single_key=version.single_key,
+                period=None,
+                tracks=key_set.tracks,
+                event=key_set.at,
+            )
+        if version.live:
+            for index in _periods(version.live, event):
+                yield _needed_period(asset, version, version.live, index)
+
+
+def _periods(live: LivePeriods, event: AssetEvent | None) -> range:
+    if event is None or not isinstance(event.body, AssetIngested):
+        return range(live.from_index, live.through_index + 1)
+    wanted = event.body.periods
+    return range(wanted.first_index, wanted.first_index + wanted.count) if wanted else range(0)
+
+
+def _needed_period(asset: AssetRecord, version: KeyVersion, live: LivePeriods, index: int) -> Needed:
+    digest = key_set_digest(
+        organization=asset.organization,
+        asset=asset.asset,
+        key_version=version.key_version,
+        root_version=version.root_version,
+        salt=version.salt,
+        period=index,
+        tracks=live.tracks,
+    )
+    return Needed(
+        record_key=key_set_key(asset.organization, asset.asset, digest),
+        key_version=version.key_version,
+        root_version=version.root_version,
+        salt=version.salt,
+        single_key=version.single_key,
+        period=period_at(index, period_s=live.period_s, start=live.start),
+        tracks=live.tracks,
+        event=live.at,
+    )
+
+
+def make_key_record(asset: AssetRecord, need: Needed, keys: Keys) -> KeyRecord:
+    """Derive, fingerprint and wrap the keys of one key record. The same arguments give the same bytes."""
+    derived = [derive_key(keys.prk, _identity(asset, need, track)) for track in need.tracks]
+    tracks = tuple(
+        TrackKey(
+            kid=key.kid,
+            fp=fingerprint(keys.k_fp, key.kid, key.cek),
+            label=track.label,
+            scheme=track.scheme,
+            origin=KeyOrigin.DERIVED,
+        )
+        for track, key in zip(need.tracks, derived, strict=True)
+    )
+    bare = _record(asset, need, tracks, keys.kek_epoch, b"")
+    clear = tuple(ClearKey(cek=key.cek, iv=key.iv) for key in derived)
+    return _record(asset, need, tracks, keys.kek_epoch, wrap_keys(keys.kek, bare, clear))
+
+
+def _identity(asset: AssetRecord, need: Needed, track: TrackIdentity) -> KeyIdentity:
+    return KeyIdentity(
+        organization=asset.organization,
+        asset=asset.asset,
+        key_version=need.key_version,
+        period=need.period.index if need.period else None,
+        scheme=track.scheme,
+        label=ALL_TRACKS if need.single_key else track.label,
+        root_version=need.root_version,
+        salt=need.salt,
+    )
+
+
+def _record(asset: AssetRecord, need: Needed, tracks: tuple[TrackKey, ...], epoch: int, wrapped: bytes) -> KeyRecord:
+    return KeyRecord(
+        kek_epoch=epoch,
+        tracks=tracks,
+        wrapped=wrapped,
+        organization=asset.organization,
+        asset=asset.asset,
+        key_version=need.key_version,
+        root_version=need.root_version,
+        period=need.period,
+        event=need.event,
+    )

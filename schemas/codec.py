@@ -1,0 +1,151 @@
+"""
+Bytes to records and back: Avro single-object encoding, canonical, and nothing unknown.
+
+`C3 01`, the CRC-64-AVRO fingerprint of the writer's schema (8 bytes), the Avro body. One value gives one byte
+string. Schemas that were released stay readable: `schemas/history` holds them, and their fingerprints are known.
+"""
+
+import io
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final, TypeVar
+
+import fastavro
+import msgspec
+from fastavro.schema import fingerprint, parse_schema, to_parsing_canonical_form
+
+from keymill.errors import InvalidRecord
+from schemas import access, events, records
+from schemas.values import Record
+
+T = TypeVar("T", bound=Record)
+
+MARKER: Final = b"\xc3\x01"
+HEADER_SIZE: Final = 10
+
+SCHEMA_FILES: Final[dict[type[Record], str]] = {
+    events.AssetEvent: "asset_event",
+    records.AssetRecord: "asset_record",
+    records.KeyRecord: "key_record",
+    records.Claim: "claim",
+    records.PolicyRecord: "policy_record",
+    events.PolicyChange: "policy_change",
+    access.Entitlement: "entitlement",
+    access.Service: "service",
+    access.Credential: "credential",
+    records.DeadLetter: "dead_letter",
+}
+_TAGGED: Final = frozenset({events.AssetEvent, events.PolicyChange, access.Credential})
+"""Records whose `body` is a union of records; msgspec's tag and Avro's branch name are the same word."""
+
+
+class Schema(msgspec.Struct, frozen=True):
+    """A parsed schema with the header that announces it."""
+
+    parsed: Any
+    header: bytes
+
+
+@cache
+def schema_of(kind: type[Record]) -> Schema:
+    """The schema that *kind* is written with."""
+    text = files("schemas").joinpath(f"{SCHEMA_FILES[kind]}.avsc").read_text()
+    return _load(json.loads(text))
+
+
+@cache
+def readable(kind: type[Record]) -> dict[bytes, Schema]:
+    """Every schema ever released for *kind*, by header; the writer's own is among them."""
+    folder = files("schemas").joinpath("history", SCHEMA_FILES[kind])
+    found = {schema_of(kind).header: schema_of(kind)}
+    if folder.is_dir():
+        for entry in folder.iterdir():
+            schema = _load(json.loads(entry.read_text()))
+            found.setdefault(schema.header, schema)
+    return found
+
+
+def _load(definition: Any) -> Schema:
+    crc = bytes.fromhex(fingerprint(to_parsing_canonical_form(definition), "CRC-64-AVRO"))
+    return Schema(parsed=parse_schema(definition), header=MARKER + crc)
+
+
+def encode(record: Record) -> bytes:
+    """Return the one byte string of *record*."""
+    kind = type(record)
+    schema = schema_of(kind)
+    value = msgspec.to_builtins(record, builtin_types=(bytes,))
+    if kind in _TAGGED:
+        body = value["body"]
+        body["-type"] = f"keymill.{body.pop('type')}"
+    out = io.BytesIO()
+    out.write(schema.header)
+    fastavro.schemaless_writer(out, schema.parsed, value, disable_tuple_notation=True)
+    return out.getvalue()
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """
+    Return the record in *data*.
+
+    Raises:
+        InvalidRecord: not single-object Avro, an unknown fingerprint, trailing bytes, or values out of range.
+    """
+    header = data[:HEADER_SIZE]
+    writer = readable(kind).get(header)
+    if writer is None:
+        raise InvalidRecord(_unknown(header, kind), field="value")
+    source = io.BytesIO(data)
+    source.seek(HEADER_SIZE)
+    try:
+        value = _read(source, writer, schema_of(kind))
+    except (EOFError, IndexError, ValueError, OverflowError, KeyError, TypeError, MemoryError) as error:
+        raise InvalidRecord(f"value is no {kind.__name__}: {type(error).__name__} while decoding", field="value") from None
+    if source.tell() != len(data):
+        raise InvalidRecord(f"value has {len(data) - source.tell()} bytes after the {kind.__name__}", field="value")
+    if kind in _TAGGED:
+        name, body = value["body"]
+        body["type"] = name.removeprefix("keymill.")
+        value["body"] = body
+    return from_plain(value, kind)
+
+
+def _read(source: io.BytesIO, writer: Schema, reader: Schema) -> Any:
+    return fastavro.schemaless_reader(
+        source,
+        writer.parsed,
+        None if writer is reader else reader.parsed,
+        return_record_name=True,
+        return_record_name_override=True,
+    )
+
+
+def from_plain(value: Any, kind: type[T]) -> T:
+    """Return the record made of plain dicts and lists (bytes stay bytes), or raise `InvalidRecord` naming the field."""
+    try:
+        return msgspec.convert(value, kind, builtin_types=(bytes,))
+    except msgspec.ValidationError as error:
+        raise InvalidRecord(f"{kind.__name__}: {error}", field=_field_of(str(error))) from None
+
+
+def decode_json(data: bytes, kind: type[T]) -> T:
+    """Like `decode`, of the JSON form: Avro's field names, bytes as base64, the body's branch in its member `type`."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRecord(f"{kind.__name__}: {error}", field=_field_of(str(error))) from None
+
+
+def _field_of(message: str) -> str:
+    _, found, path = message.rpartition("at `$.")
+    if found:
+        return path.rstrip("`")
+    _, found, name = message.rpartition("field `")
+    return name.rstrip("`") if found else "value"
+
+
+def _unknown(header: bytes, kind: type[Record]) -> str:
+    if header[:2] != MARKER:
+        return f"value is no {kind.__name__}: it does not start with Avro's single-object marker C3 01"
+    return f"value has schema fingerprint {header[2:].hex()}, which no released {kind.__name__} has"

@@ -1,0 +1,181 @@
+"""What the processors write down: asset, key and policy records, claims, dead letters.
+
+The `.avsc` files beside this module are the contract; field names and order are theirs.
+"""
+
+from enum import StrEnum
+
+from schemas.events import Policy
+from schemas.values import FINGERPRINT_SIZE, KID_SIZE, LogPosition, Record, Scheme, check_size
+
+
+class AssetState(StrEnum):
+    """Whether licenses may be given for an asset."""
+
+    ACTIVE = "ACTIVE"
+    REVOKED = "REVOKED"
+
+
+class PolicyState(StrEnum):
+    """Whether a policy takes new assignments."""
+
+    READY = "READY"
+    DELETED = "DELETED"
+
+
+class KeyOrigin(StrEnum):
+    """Where a CEK comes from."""
+
+    DERIVED = "DERIVED"
+    CHOSEN = "CHOSEN"
+    IMPORTED = "IMPORTED"
+
+
+class TrackIdentity(Record, kw_only=True):
+    """A track of a key version; `declared` is False when no event named it."""
+
+    label: str
+    scheme: Scheme
+    declared: bool
+    kid: bytes | None = None
+
+
+class KeySet(Record, kw_only=True):
+    """The tracks that one event brought: one key record, named by `digest`."""
+
+    digest: bytes
+    at: LogPosition
+    tracks: tuple[TrackIdentity, ...]
+
+
+class LivePeriods(Record, kw_only=True):
+    """Crypto periods [from_index, through_index] of a version; each has a key record of its own."""
+
+    period_s: int
+    start: int | None = None
+    from_index: int
+    through_index: int
+    at: LogPosition
+    tracks: tuple[TrackIdentity, ...]
+
+
+class KeyVersion(Record, kw_only=True):
+    """One key version with the choices that its first event made."""
+
+    key_version: int
+    root_version: int
+    salt: bytes | None = None
+    single_key: bool
+    schemes: tuple[Scheme, ...]
+    created: LogPosition
+    key_sets: tuple[KeySet, ...] = ()
+    live: LivePeriods | None = None
+
+
+class AcceptedEvent(Record, kw_only=True):
+    """An idempotency id that was accepted, with the hash of its request."""
+
+    event_id: str
+    request_hash: bytes
+    at: LogPosition
+    timestamp: int
+
+
+class AssetRecord(Record, kw_only=True):
+    """The fold of an asset's events; `versions` ascending, `recent` newest last."""
+
+    organization: str
+    asset: str
+    state: AssetState
+    applied: LogPosition
+    policy_id: int
+    product_id: str | None = None
+    available_from: int | None = None
+    available_until: int | None = None
+    versions: tuple[KeyVersion, ...]
+    recent: tuple[AcceptedEvent, ...] = ()
+
+
+class TrackKey(Record, kw_only=True):
+    """One track's key, without the key."""
+
+    kid: bytes
+    fp: bytes
+    label: str
+    scheme: Scheme
+    origin: KeyOrigin
+
+    def __post_init__(self) -> None:
+        check_size(self.kid, KID_SIZE, "tracks.kid")
+        check_size(self.fp, FINGERPRINT_SIZE, "tracks.fp")
+
+
+class CryptoPeriod(Record, kw_only=True):
+    """One crypto period, [start, end) in epoch ms where the content has a clock."""
+
+    index: int
+    start: int | None = None
+    end: int | None = None
+
+
+class KeyRecord(Record, kw_only=True):
+    """Wrapped keys of the tracks that one event brought, in the event's order. Write-once but for a higher KEK epoch."""
+
+    kek_epoch: int
+    tracks: tuple[TrackKey, ...]
+    wrapped: bytes
+    organization: str
+    asset: str
+    key_version: int
+    root_version: int
+    period: CryptoPeriod | None = None
+    event: LogPosition
+
+
+class Claim(Record, kw_only=True):
+    """Who asks for a KID that the caller chose or brought. The lowest offset wins for ever."""
+
+    organization: str
+    kid: bytes
+    asset: str
+    key_version: int
+    label: str
+    scheme: Scheme
+    root_version: int
+    fp: bytes | None = None
+    event: LogPosition
+
+
+class PolicyRecord(Record, kw_only=True):
+    """A policy as it now is; `version` only goes up."""
+
+    organization: str
+    policy_id: int
+    version: int
+    state: PolicyState
+    name: str
+    policy: Policy
+    applied: LogPosition
+    created_by: str | None = None
+    changed_by: str | None = None
+    created: int
+    changed: int
+
+
+class DeadLetter(Record, kw_only=True):
+    """An event that was refused: where it stood, why, and a hash of it. Never its content."""
+
+    topic: str
+    partition: int
+    generation: int
+    offset: int
+    timestamp: int
+    reason: str
+    field: str
+    message: str
+    organization: str | None = None
+    asset: str | None = None
+    event_id: str | None = None
+    request_id: str | None = None
+    value_size: int
+    value_sha256: bytes

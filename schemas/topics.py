@@ -1,0 +1,212 @@
+"""The one catalogue of topics: name, record key, partitioning, record types, who writes, who reads, every config and its reason."""
+
+from enum import StrEnum
+from typing import Final
+
+from schemas import access, events, records
+from schemas.partition import partition_for
+from schemas.ids import partition_key
+from schemas.values import Record
+
+DAY_MS: Final = 86_400_000
+PARTITIONS: Final = 12
+"""Frozen when a topic is created: another count would send a record key elsewhere. Production takes 24."""
+PARTITIONS_PRODUCTION: Final = 24
+
+
+class Cleanup(StrEnum):
+    """Kafka's cleanup.policy; never both, since `delete` would drop keys that are still licensed."""
+
+    COMPACT = "compact"
+    DELETE = "delete"
+
+
+class Program(StrEnum):
+    """A principal: what may write to or read from a topic."""
+
+    INGEST = "ingest"
+    PROCESSOR = "processor"
+    GATEWAY = "gateway"
+    PROXY = "proxy"
+    CONNECT = "connect"
+    OPS = "ops"
+
+
+class Topic(Record, kw_only=True):
+    """One entry of the catalogue. `configs` are what the broker must hold; `records` are the types a value may have."""
+
+    name: str
+    record_key: str
+    records: tuple[type[Record], ...]
+    cleanup: Cleanup
+    writers: tuple[Program, ...]
+    readers: tuple[Program, ...]
+    max_message_bytes: int = 65_536
+    retention_ms: int = -1
+    configs: dict[str, str] = {}
+
+    def all_configs(self, replicas: int) -> dict[str, str]:
+        """Every config that the topic is created with and checked against, for a replication factor."""
+        common = {
+            "cleanup.policy": self.cleanup.value,
+            "max.message.bytes": str(self.max_message_bytes),  # bounds a poison record
+            "message.timestamp.type": "LogAppendTime",  # schedules and compaction lag trust the broker's clock alone
+            "min.insync.replicas": str(max(1, replicas - 1)),  # an acknowledged record survives any one broker
+            "unclean.leader.election.enable": "false",  # an acknowledged record is never traded for availability
+        }
+        extra = _COMPACTED if self.cleanup is Cleanup.COMPACT else {"retention.ms": str(self.retention_ms)}
+        return common | extra | self.configs
+
+
+_COMPACTED: Final = {
+    "min.compaction.lag.ms": str(7 * DAY_MS),  # every reader that starts sees a regression before compaction hides it
+    "max.compaction.lag.ms": str(30 * DAY_MS),  # bounds how long a superseded wrapping survives
+    "delete.retention.ms": str(30 * DAY_MS),  # longer than any proxy is away; a tombstone ends entitlements only
+    "min.cleanable.dirty.ratio": "0.3",  # write-once topics hold little garbage
+    "segment.ms": str(DAY_MS),  # the active segment is never cleaned
+}
+_READERS_OF_VIEWS: Final = (Program.PROCESSOR, Program.GATEWAY, Program.PROXY, Program.CONNECT, Program.OPS)
+
+ASSETS: Final = Topic(
+    name="drm.assets.v1",
+    record_key="organization/asset",
+    records=(events.AssetEvent,),
+    cleanup=Cleanup.DELETE,
+    writers=(Program.INGEST, Program.GATEWAY, Program.CONNECT, Program.OPS),
+    readers=(Program.PROCESSOR, Program.CONNECT, Program.OPS),
+    max_message_bytes=1_048_576,
+)
+KEYS: Final = Topic(
+    name="drm.keys.v1",
+    record_key="organization/asset, or organization/asset/k/digest",
+    records=(records.AssetRecord, records.KeyRecord),
+    cleanup=Cleanup.COMPACT,
+    writers=(Program.PROCESSOR,),
+    readers=_READERS_OF_VIEWS,
+)
+CLAIMS: Final = Topic(
+    name="drm.claims.v1",
+    record_key="organization/KID",
+    records=(records.Claim,),
+    cleanup=Cleanup.DELETE,
+    writers=(Program.PROCESSOR,),
+    readers=(Program.PROCESSOR, Program.CONNECT, Program.OPS),
+)
+POLICY_CHANGES: Final = Topic(
+    name="drm.policy-changes.v1",
+    record_key="organization",
+    records=(events.PolicyChange,),
+    cleanup=Cleanup.DELETE,
+    writers=(Program.GATEWAY, Program.OPS),
+    readers=(Program.PROCESSOR, Program.CONNECT, Program.OPS),
+)
+POLICIES: Final = Topic(
+    name="drm.policies.v1",
+    record_key="organization/policy_id",
+    records=(records.PolicyRecord,),
+    cleanup=Cleanup.COMPACT,
+    writers=(Program.PROCESSOR,),
+    readers=_READERS_OF_VIEWS,
+)
+ENTITLEMENTS: Final = Topic(
+    name="drm.entitlements.v1",
+    record_key="organization/user/product",
+    records=(access.Entitlement,),
+    cleanup=Cleanup.COMPACT,
+    writers=(Program.GATEWAY, Program.OPS),
+    readers=_READERS_OF_VIEWS,
+)
+SERVICES: Final = Topic(
+    name="drm.services.v1",
+    record_key="organization/service/version",
+    records=(access.Service,),
+    cleanup=Cleanup.COMPACT,
+    writers=(Program.OPS,),
+    readers=_READERS_OF_VIEWS,
+)
+CREDENTIALS: Final = Topic(
+    name="drm.credentials.v1",
+    record_key="organization/credential",
+    records=(access.Credential,),
+    cleanup=Cleanup.COMPACT,
+    writers=(Program.OPS,),
+    readers=_READERS_OF_VIEWS,
+)
+STATUS: Final = Topic(
+    name="drm.status.v1",
+    record_key="program instance",
+    records=(),
+    cleanup=Cleanup.COMPACT,
+    writers=(Program.PROCESSOR, Program.GATEWAY, Program.PROXY),
+    readers=(Program.OPS,),
+    configs={"min.compaction.lag.ms": "0"},  # only the last report of an instance matters
+)
+AUDIT: Final = Topic(
+    name="drm.audit.v1",
+    record_key="writer",
+    records=(),
+    cleanup=Cleanup.DELETE,
+    writers=(Program.GATEWAY, Program.PROXY, Program.OPS),
+    readers=(Program.CONNECT, Program.OPS),
+)
+DECISIONS: Final = Topic(
+    name="drm.decisions.v1",
+    record_key="writer",
+    records=(),
+    cleanup=Cleanup.DELETE,
+    writers=(Program.PROXY,),
+    readers=(Program.OPS,),
+    retention_ms=30 * DAY_MS,
+)
+REQUESTS: Final = Topic(
+    name="drm.requests.v1",
+    record_key="organization/asset",
+    records=(),
+    cleanup=Cleanup.DELETE,
+    writers=(Program.OPS,),
+    readers=(Program.PROCESSOR,),
+    retention_ms=30 * DAY_MS,
+)
+DEAD_LETTERS: Final = Topic(
+    name="drm.dlq.v1",
+    record_key="topic/partition/offset",
+    records=(records.DeadLetter,),
+    cleanup=Cleanup.DELETE,
+    writers=(Program.PROCESSOR,),
+    readers=(Program.GATEWAY, Program.CONNECT, Program.OPS),
+    retention_ms=400 * DAY_MS,
+)
+
+CATALOGUE: Final = (
+    ASSETS,
+    KEYS,
+    CLAIMS,
+    POLICY_CHANGES,
+    POLICIES,
+    ENTITLEMENTS,
+    SERVICES,
+    CREDENTIALS,
+    STATUS,
+    AUDIT,
+    DECISIONS,
+    REQUESTS,
+    DEAD_LETTERS,
+)
+BY_NAME: Final = {topic.name: topic for topic in CATALOGUE}
+
+
+def partition_of(topic: Topic, record_key: bytes, partitions: int) -> int:
+    """
+    The partition that *record_key* belongs to.
+
+    Dead letters stand on their source's partition, which the caller knows; for them this is refused.
+    """
+    if topic is DEAD_LETTERS:
+        raise ValueError("a dead letter goes to its source's partition")
+    if topic is KEYS:
+        return partition_for(partition_key(record_key), partitions)
+    if topic in (POLICIES, SERVICES, CREDENTIALS):
+        return partition_for(record_key.split(b"/", 1)[0], partitions)
+    if topic is ENTITLEMENTS:
+        return partition_for(record_key.rsplit(b"/", 1)[0], partitions)
+    return partition_for(record_key, partitions)

@@ -1,0 +1,175 @@
+"""
+Settings: one frozen class per program, the only reader of the environment.
+
+A setting comes from its `KEYMILL_` variable, else from the TOML file given with `--settings`, else its default.
+An unknown variable or member is an error, since a misspelt limit is a limit that does not hold.
+docs/settings.md is generated from these classes.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from keymill.errors import Misconfigured
+
+PREFIX: Final = "KEYMILL_"
+
+
+class Settings(BaseModel):
+    """What every program needs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    bootstrap: str = Field("", description="Kafka brokers, host:port[,host:port…]; `keymill up` starts its own if empty")
+    data: Path = Field(Path("keymill-data"), description="folder of key file, views and the embedded broker")
+    key_file: Path | None = Field(None, description="key file of the KMS provider; `keys.json` in the data folder if absent")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    replicas: int = Field(1, ge=1, le=5, description="replication factor of topics that are created")
+    partitions: int = Field(12, ge=1, le=1000, description="partitions of topics that are created; frozen afterwards")
+    host: str = Field("127.0.0.1", description="address the program's HTTP server listens on")
+    map_size_gib: int = Field(64, ge=1, le=4096, description="GiB, upper bound of a view's sparse LMDB map")
+    stop_timeout_s: int = Field(20, ge=1, le=600, description="seconds a program may take to finish what it began when stopped")
+
+    @property
+    def keys_path(self) -> Path:
+        """Where the key file is."""
+        return self.key_file or self.data / "keys.json"
+
+
+class HttpSettings(Settings):
+    """What the programs that answer callers need on top."""
+
+    tls_cert: Path | None = Field(None, description="PEM certificate chain; needed beyond loopback unless behind a TLS proxy")
+    tls_key: Path | None = Field(None, description="PEM private key of the certificate")
+    behind_tls_proxy: bool = Field(False, description="a TLS-terminating proxy stands in front, so plain HTTP beyond loopback is meant")
+
+    def require_tls(self) -> None:
+        """Raise `Misconfigured` when the program would answer in clear text beyond loopback."""
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise Misconfigured("tls_cert and tls_key go together: give both or neither")
+        if self.host in ("127.0.0.1", "::1", "localhost") or self.tls_cert or self.behind_tls_proxy:
+            return
+        raise Misconfigured(f"listening on {self.host} needs --tls-cert and --tls-key, or --behind-tls-proxy")
+
+
+class ProcessorSettings(Settings):
+    """`keymill processor`."""
+
+    processor_port: int = Field(0, ge=0, le=65535, description="port of /healthz, /readyz and /metrics; 0 takes a free one")
+    group: str = Field("keymill-processor", description="Kafka consumer group of the processors")
+    instance_id: str = Field("", description="static group membership id, unique per processor; none if empty")
+    session_timeout_s: int = Field(45, ge=6, le=1800, description="seconds after which the group gives a silent processor's partitions away")
+    delivery_timeout_s: int = Field(30, ge=1, le=1800, description="seconds a publish may take; must be below the session timeout")
+    registry_url: str = Field("", description="Confluent schema registry for framed asset events; none are read if empty")
+
+
+class GatewaySettings(HttpSettings):
+    """`keymill gateway`."""
+
+    gateway_port: int = Field(8080, ge=0, le=65535, description="port of the control-plane API; 0 takes a free one")
+    wait_s: float = Field(10.0, ge=0, le=60, description="seconds that ?wait=1 waits for the record before it answers 202")
+    packager_wait_s: float = Field(50.0, ge=1, le=55, description="seconds a packager's key request waits; Shaka Packager gives up at 60")
+    max_body_bytes: int = Field(1_000_000, ge=1024, le=1_048_576, description="bytes, largest request body")
+
+
+class ProxySettings(HttpSettings):
+    """`keymill proxy`."""
+
+    proxy_port: int = Field(8081, ge=0, le=65535, description="port players ask; 0 takes a free one")
+    workers: int = Field(1, ge=1, le=64, description="HTTP worker processes over one shared cache")
+    max_staleness_s: int = Field(0, ge=0, description="seconds without contact to the brokers after which licenses are refused; 0 never refuses")
+    missing_wait_ms: int = Field(200, ge=0, le=5000, description="ms a caught-up proxy waits for an asset it lacks before it says 404")
+    max_challenge_bytes: int = Field(65_536, ge=1024, le=1_048_576, description="bytes, largest license request body")
+    require_entitlement: bool = Field(False, description="refuse a token with user and product that no entitlement covers")
+
+
+class ConnectSettings(Settings):
+    """`keymill connect`."""
+
+    manifest_dir: Path | None = Field(None, description="folder whose *.jsonl files the manifest connector reads")
+    poll_s: float = Field(1.0, gt=0, le=3600, description="seconds between two looks at the source")
+
+
+class UpSettings(ProcessorSettings, GatewaySettings, ProxySettings):
+    """`keymill up`: all programs on one machine."""
+
+    port_base: int = Field(0, ge=0, le=65000, description="first of the ports taken (Kafka, controller, gateway, proxy, processor); 0 takes free ones")
+    processors: int = Field(1, ge=1, le=8, description="processors that `keymill up` runs")
+
+
+PROGRAMS: Final[dict[str, type[Settings]]] = {
+    "processor": ProcessorSettings,
+    "gateway": GatewaySettings,
+    "proxy": ProxySettings,
+    "connect": ConnectSettings,
+    "up": UpSettings,
+}
+S = TypeVar("S", bound=Settings)
+
+
+def load(kind: type[S], *, file: Path | None = None, environ: Mapping[str, str] | None = None, **given: Any) -> S:
+    """
+    Return the settings of one program.
+
+    Args:
+        given: values from the command line; None means not given. They win over environment and file.
+
+    Raises:
+        Misconfigured: an unknown variable or member, or a value out of range; the message names it.
+    """
+    environment = os.environ if environ is None else environ
+    values = _from_file(file, kind) if file else {}
+    values |= _from_environment(environment, kind)
+    values |= {name: value for name, value in given.items() if value is not None}
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = ".".join(map(str, first["loc"]))
+        raise Misconfigured(f"setting {name} ({PREFIX}{name.upper()}): {first['msg']}") from None
+
+
+def masked(settings: Settings) -> dict[str, str]:
+    """The settings as text, secrets masked."""
+    return {
+        name: "********" if isinstance(value, SecretStr) else str(value)
+        for name in type(settings).model_fields
+        if (value := getattr(settings, name)) is not None
+    }
+
+
+OTHER_VARIABLES: Final = frozenset({"KEYMILL_SETTINGS", "KEYMILL_CHROMIUM"})
+"""Variables that no settings class holds: the settings file itself, and the demo's browser."""
+
+
+def _known_names() -> set[str]:
+    return {name for kind in PROGRAMS.values() for name in kind.model_fields}
+
+
+def _from_environment(environ: Mapping[str, str], kind: type[Settings]) -> dict[str, Any]:
+    known = _known_names()
+    values: dict[str, Any] = {}
+    for variable, value in environ.items():
+        if not variable.startswith(PREFIX) or variable in OTHER_VARIABLES or variable.startswith(f"{PREFIX}TEST_"):
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        if name not in known:
+            raise Misconfigured(f"{variable} is no setting of keymill: see docs/settings.md, or unset it")
+        if name in kind.model_fields:
+            values[name] = value
+    return values
+
+
+def _from_file(file: Path, kind: type[Settings]) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(file.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise Misconfigured(f"settings file {file}: {error}") from None
+    unknown = set(content) - _known_names()
+    if unknown:
+        raise Misconfigured(f"settings file {file}: {sorted(unknown)[0]} is no setting of keymill, see docs/settings.md")
+    return {name: value for name, value in content.items() if name in kind.model_fields}

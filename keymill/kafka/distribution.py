@@ -1,0 +1,197 @@
+"""
+The jars of Apache Kafka, as `kafka-jars.sha256` beside this file names them.
+
+The manifest decides: a jar counts only with the bytes it names, and with all of them in the user's cache folder nothing
+is fetched and jgo is not even imported. What is missing comes from Maven Central, or from what jgo's own configuration
+and the proxy variables name instead, so that no repository address stands in this project.
+
+    python -m keymill.kafka.distribution                    fetch and check; prints the folder
+    python -m keymill.kafka.distribution --write-manifest   resolve KAFKA again and rewrite the manifest
+"""
+
+import fcntl
+import hashlib
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+
+from keymill.errors import KeymillError, Misconfigured, Unavailable
+
+if TYPE_CHECKING:
+    from jgo.maven import MavenContext
+
+VERSION = "4.1.2"
+KAFKA = f"org.apache.kafka:kafka_2.13:{VERSION}"
+# Kafka logs through slf4j 1.7 and brings log4j-core, but not the bridge between them; it is taken at log4j-core's version.
+BRIDGE = ("org.apache.logging.log4j", "log4j-slf4j-impl")
+LOGGED_BY = ("org.apache.logging.log4j", "log4j-core")
+
+MANIFEST = "kafka-jars.sha256"
+DOWNLOADS = 6  # at once; Maven Central throttles a client that opens many more
+ATTEMPTS = 3  # per jar: one hiccup in fifty downloads must not fail a first start
+TIMEOUT_S = 60
+
+Report = Callable[[str], None]
+
+
+def classpath(*, folder: Path | None = None, report: Report | None = None) -> tuple[Path, ...]:
+    """
+    Give the jars of Kafka, every one checked; fetch what the folder lacks.
+
+    Two programs may ask at the same time: one fetches, the other waits. A jar appears in the folder complete and
+    checked or not at all, so an interrupted download goes on where it stopped.
+
+    Args:
+        folder: where the jars are kept; the user's cache folder if not given.
+        report: told what is fetched; one line on stderr if not given.
+
+    Raises:
+        Misconfigured: a repository serves other bytes than the manifest names, or the folder cannot be written.
+        Unavailable: jars are missing and no repository answers.
+    """
+    home = folder or cache_folder()
+    manifest = read_manifest()
+    if missing(home, manifest):
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            with _locked(home):
+                _fetch(home, missing(home, manifest), report or _report)
+        except OSError as error:
+            raise Misconfigured(f"the folder {home} for Kafka's jars cannot be written: {error}") from error
+    return tuple(home / path for path in manifest)
+
+
+def cache_folder() -> Path:
+    """Name the folder that keeps the jars of this version, shared by all programs of one user."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "keymill" / f"kafka-{VERSION}"
+
+
+def read_manifest() -> dict[str, str]:
+    """Read path → SHA-256 (hex) in the order of the manifest; paths are those of a Maven repository."""
+    lines = files(__package__).joinpath(MANIFEST).read_text(encoding="ascii").splitlines()
+    return {path: digest for digest, path in (line.split("  ", 1) for line in lines)}
+
+
+def missing(folder: Path, manifest: Mapping[str, str]) -> dict[str, str]:
+    """Give the part of the manifest that the folder lacks or holds with other bytes."""
+    return {path: digest for path, digest in manifest.items() if _digest(folder / path) != digest}
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _fetch(home: Path, wanted: Mapping[str, str], report: Report) -> None:
+    if not wanted:
+        return  # another program fetched them while this one waited for the lock
+    report(f"Apache Kafka {VERSION}: fetching {len(wanted)} jars into {home} (once)")
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(dir=home, prefix=".incoming-") as incoming:
+        context = _maven(Path(incoming))
+        with ThreadPoolExecutor(DOWNLOADS) as pool:
+            jobs = [pool.submit(_fetch_jar, context, home, path, digest) for path, digest in wanted.items()]
+            try:
+                size = sum(job.result() for job in jobs)
+            finally:
+                pool.shutdown(cancel_futures=True)
+    report(f"Apache Kafka {VERSION}: {len(wanted)} jars, {size / 1e6:.0f} MB, in {time.monotonic() - started:.0f} s")
+
+
+def _fetch_jar(context: "MavenContext", home: Path, path: str, digest: str) -> int:
+    """Fetch one jar, check it, move it to its place; returns its size in bytes."""
+    name = PurePosixPath(path).name
+    for attempt in range(ATTEMPTS):
+        time.sleep(attempt)
+        try:
+            jar = _download(context, path)
+        except (OSError, RuntimeError) as error:  # requests' errors are OSErrors, jgo's "in no repository" the other
+            reason: KeymillError = Unavailable(f"{name} cannot be fetched, and a first start needs it: {error}")
+            reason.__cause__ = error
+            continue
+        found = _digest(jar)
+        if found == digest:
+            size = jar.stat().st_size
+            (home / path).parent.mkdir(parents=True, exist_ok=True)
+            jar.replace(home / path)
+            return size
+        jar.unlink()
+        reason = Misconfigured(
+            f"{name} has SHA-256 {found}, {MANIFEST} names {digest}: the repository serves another file"
+        )
+    raise reason
+
+
+def _download(context: "MavenContext", path: str) -> Path:
+    *group, artifact, version, name = PurePosixPath(path).parts
+    classifier = PurePosixPath(name).stem.removeprefix(f"{artifact}-{version}").removeprefix("-")
+    component = context.project(".".join(group), artifact).at_version(version)
+    wanted = component.artifact(classifier, "jar")
+    (context.repo_cache / path).unlink(missing_ok=True)  # a broken download of the attempt before; jgo would take it
+    return wanted.resolve()
+
+
+def _maven(folder: Path) -> "MavenContext":
+    """Open jgo's pure Python resolver on *folder*, with the repositories that jgo's configuration file adds or replaces."""
+    from jgo.config import GlobalSettings
+    from jgo.maven import MavenContext, PythonResolver
+
+    # jgo warns about a checksum that the repository itself got wrong; ours decides.
+    logging.getLogger("jgo").setLevel(logging.ERROR)
+    context = MavenContext(resolver=PythonResolver(), repo_cache=folder, timeout=TIMEOUT_S)
+    context.remote_repos.update(GlobalSettings.load().repositories)
+    return context
+
+
+def write_manifest() -> dict[str, str]:
+    """Resolve KAFKA and the logging bridge anew and rewrite the manifest; needs a repository."""
+    with tempfile.TemporaryDirectory() as folder:
+        context = _maven(Path(folder))
+        inputs, transitive = context.resolver.resolve([context.create_dependency(KAFKA)])
+        artifacts = [dependency.artifact for dependency in [*inputs, *transitive]]
+        (core,) = (a for a in artifacts if (a.groupId, a.artifactId) == LOGGED_BY)
+        # Not resolved together with KAFKA: jgo would let the bridge's own dependencyManagement pin an older kafka-clients.
+        artifacts.append(context.project(*BRIDGE).at_version(core.version).artifact())
+        with ThreadPoolExecutor(DOWNLOADS) as pool:
+            jars = list(pool.map(lambda artifact: artifact.resolve(), artifacts))
+        manifest = {jar.relative_to(folder).as_posix(): _digest(jar) for jar in sorted(jars)}
+    text = "".join(f"{digest}  {path}\n" for path, digest in manifest.items())
+    (Path(__file__).parent / MANIFEST).write_text(text, encoding="ascii")
+    return manifest
+
+
+def _report(line: str) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(line, markup=False)
+
+
+def main(write: bool = typer.Option(False, "--write-manifest", help="Resolve again and rewrite the manifest.")) -> None:
+    """Fetch and check the jars of Apache Kafka."""
+    if write:
+        _report(f"{MANIFEST}: {len(write_manifest())} jars of {KAFKA}")
+    classpath()
+    typer.echo(cache_folder())
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,38 @@
+"""
+Become a program that ends when its parent does. Run as a file, not imported: launch.py PARENT RECORD PROGRAM ARGUMENT…
+
+A death signal set between fork and exec would need `preexec_fn`, which is unsafe in a process with threads; here it is set
+by the child itself, in one thread, and exec keeps it. Before it becomes PROGRAM the process notes who it is in RECORD,
+so that there is no moment at which a broker runs and nobody could find it again.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def main(arguments: list[str]) -> None:
+    parent, record, *command = arguments
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != int(parent):
+        return  # the parent died before the death signal was set
+    Path(record).write_text(f"{os.getpid()} {started_at(os.getpid())}\n", encoding="ascii")
+    os.execv(command[0], command)
+
+
+def started_at(pid: int) -> str:
+    """Give the kernel's start time of a process in ticks since boot, or nothing if there is no such process."""
+    try:
+        # The name, in parentheses, may hold anything; start time is field 22, the 20th after it (proc(5)).
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,204 @@
+"""
+The key-file provider: roots and KEKs in one JSON file, mode 0600, for development and single machines.
+
+The file is read again when it changes, and replaced as a whole when an organization is added; it is never
+overwritten by a fresh one, because every derived key hangs on its roots.
+"""
+
+import base64
+import fcntl
+import hmac
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from keymill.core.envelope import KEK_SIZE
+from keymill.errors import Misconfigured, UnknownKey
+from keymill.kms.provider import RootActivation
+from keymill.secret import Secret
+
+ROOT_SIZE: Final = 32
+FORMAT: Final = 1
+MIN_AHEAD_MS: Final = 3_600_000
+"""A new root version must be announced at least an hour ahead, so that every processor knows it in time (design 3)."""
+
+
+class Root(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One root of an organization; `key` is base64 of 32 bytes, `activates` epoch ms of the record timestamp."""
+
+    version: int
+    activates: int
+    key: str
+
+
+class Kek(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One KEK; `key` is base64 of 64 bytes."""
+
+    epoch: int
+    key: str
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an organization has; both lists ascend."""
+
+    roots: tuple[Root, ...]
+    keks: tuple[Kek, ...]
+
+
+class Content(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    format: int
+    intake: tuple[Kek, ...]
+    organizations: dict[str, Group]
+
+
+class KeyFile:
+    """A `Kms` over one file. Raises `Misconfigured` when the file is missing, damaged or readable by others."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp: tuple[int, int, int] = (0, 0, 0)
+        self._content = Content(format=FORMAT, intake=(), organizations={})
+        self._refresh()
+
+    def hmac(self, organization: str, root_version: int, message: bytes) -> Secret:
+        """See `Kms`."""
+        for root in self._group(organization).roots:
+            if root.version == root_version:
+                return Secret(hmac.digest(base64.b64decode(root.key), message, "sha256"))
+        raise UnknownKey(f"organization {organization} has no root version {root_version} in {self._path.name}")
+
+    def kek(self, organization: str, epoch: int) -> Secret:
+        """See `Kms`."""
+        for kek in self._group(organization).keks:
+            if kek.epoch == epoch:
+                return Secret(base64.b64decode(kek.key))
+        raise UnknownKey(f"organization {organization} has no KEK epoch {epoch} in {self._path.name}")
+
+    def epochs(self, organization: str) -> tuple[int, ...]:
+        """See `Kms`."""
+        return tuple(kek.epoch for kek in self._group(organization).keks)
+
+    def schedule(self, organization: str) -> tuple[RootActivation, ...]:
+        """See `Kms`."""
+        roots = self._group(organization).roots
+        return tuple(RootActivation(root_version=root.version, activates=root.activates) for root in roots)
+
+    def intake_kek(self, epoch: int | None = None) -> tuple[int, Secret]:
+        """See `Kms`."""
+        self._refresh()
+        for kek in reversed(self._content.intake):
+            if epoch in (None, kek.epoch):
+                return kek.epoch, Secret(base64.b64decode(kek.key))
+        raise UnknownKey(f"there is no intake KEK epoch {epoch} in {self._path.name}")
+
+    def organizations(self) -> tuple[str, ...]:
+        """See `Kms`."""
+        self._refresh()
+        return tuple(sorted(self._content.organizations))
+
+    def _group(self, organization: str) -> Group:
+        self._refresh()
+        try:
+            return self._content.organizations[organization]
+        except KeyError:
+            raise UnknownKey(f"organization {organization} has no roots: run `keymill org create {organization}`") from None
+
+    def _refresh(self) -> None:
+        try:
+            state = os.stat(self._path)
+        except FileNotFoundError:
+            raise Misconfigured(f"key file {self._path} is missing: restore it from its backup, nothing replaces it") from None
+        stamp = (state.st_mtime_ns, state.st_size, state.st_ino)
+        if stamp == self._stamp:
+            return
+        if stat.S_IMODE(state.st_mode) & 0o077 or state.st_uid != os.geteuid():
+            raise Misconfigured(f"key file {self._path} must belong to this user alone: chmod 600")
+        self._content = _parse(self._path)
+        self._stamp = stamp
+
+
+def create_key_file(path: Path) -> bool:
+    """Create the file with an intake KEK and no organization; False when it exists already, and it is left alone."""
+    with _locked(path):
+        if path.exists():
+            return False
+        intake = (Kek(epoch=1, key=_draw(KEK_SIZE)),)
+        _replace(path, Content(format=FORMAT, intake=intake, organizations={}))
+        return True
+
+
+def add_organization(path: Path, organization: str) -> bool:
+    """Give an organization its first root and KEK; False when it has them already."""
+    with _locked(path):
+        content = _parse(path)
+        if organization in content.organizations:
+            return False
+        group = Group(
+            roots=(Root(version=1, activates=0, key=_draw(ROOT_SIZE)),), keks=(Kek(epoch=1, key=_draw(KEK_SIZE)),)
+        )
+        _replace(path, msgspec.structs.replace(content, organizations={**content.organizations, organization: group}))
+        return True
+
+
+def _draw(size: int) -> str:
+    return base64.b64encode(secrets.token_bytes(size)).decode()
+
+
+def _parse(path: Path) -> Content:
+    try:
+        content = msgspec.json.decode(path.read_bytes(), type=Content)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise Misconfigured(f"key file {path} is damaged: restore it from its backup, nothing was overwritten") from None
+    if content.format != FORMAT:
+        raise Misconfigured(f"key file {path} has format {content.format}, this program reads {FORMAT}")
+    _check(path, content)
+    return content
+
+
+def _check(path: Path, content: Content) -> None:
+    for organization, group in content.organizations.items():
+        versions = [root.version for root in group.roots]
+        times = [root.activates for root in group.roots]
+        epochs = [kek.epoch for kek in group.keks]
+        ascending = versions == sorted(set(versions)) and times == sorted(set(times)) and epochs == sorted(set(epochs))
+        if not versions or not epochs or not ascending or versions[0] != 1 or times[0] != 0:
+            raise Misconfigured(f"key file {path}: roots and KEKs of {organization} must ascend from version 1 at time 0")
+        sizes = [(root.key, ROOT_SIZE) for root in group.roots] + [(kek.key, KEK_SIZE) for kek in group.keks]
+        if any(not _has_size(key, size) for key, size in sizes):
+            raise Misconfigured(f"key file {path}: a key of {organization} is no base64 of {ROOT_SIZE} or {KEK_SIZE} bytes")
+
+
+def _has_size(key: str, size: int) -> bool:
+    try:
+        return len(base64.b64decode(key, validate=True)) == size
+    except ValueError:
+        return False
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _replace(path: Path, content: Content) -> None:
+    fresh = path.with_suffix(".new")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(content), indent=1))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)

@@ -1,0 +1,63 @@
+"""What a program keeps of the KMS in memory: PRKs, K_fp and KEKs, each fetched once and held as `Secret`."""
+
+from keymill.core.derive import fingerprint_message, prk_message
+from keymill.core.provisioning import Keys
+from keymill.kms.provider import Kms
+from keymill.secret import Secret
+
+
+class Keyring:
+    """
+    A cache over a `Kms`. It never forgets, since neither a root's PRK nor an epoch's KEK ever changes.
+
+    Raises what the `Kms` raises, on the first use of an organization, version or epoch.
+    """
+
+    def __init__(self, kms: Kms) -> None:
+        self._kms = kms
+        self._prks: dict[tuple[str, int], Secret] = {}
+        self._fingerprint_keys: dict[str, Secret] = {}
+        self._keks: dict[tuple[str, int], Secret] = {}
+
+    def root_version_at(self, organization: str, timestamp: int) -> int:
+        """The root version that a key version pins whose first event has this record timestamp (epoch ms)."""
+        schedule = self._kms.schedule(organization)
+        return max(entry.root_version for entry in schedule if entry.activates <= max(timestamp, 0))
+
+    def prk(self, organization: str, root_version: int) -> Secret:
+        """The PRK of (organization, root version), 32 bytes."""
+        found = self._prks.get((organization, root_version))
+        if found is None:
+            found = self._kms.hmac(organization, root_version, prk_message(organization, root_version))
+            self._prks[organization, root_version] = found
+        return found
+
+    def k_fp(self, organization: str) -> Secret:
+        """The fingerprint key of an organization, 32 bytes, of its first root for ever."""
+        found = self._fingerprint_keys.get(organization)
+        if found is None:
+            found = self._kms.hmac(organization, 1, fingerprint_message(organization))
+            self._fingerprint_keys[organization] = found
+        return found
+
+    def kek(self, organization: str, epoch: int) -> Secret:
+        """The KEK of (organization, epoch), 64 bytes."""
+        found = self._keks.get((organization, epoch))
+        if found is None:
+            found = self._kms.kek(organization, epoch)
+            self._keks[organization, epoch] = found
+        return found
+
+    def current_epoch(self, organization: str) -> int:
+        """The KEK epoch that wraps new records."""
+        return self._kms.epochs(organization)[-1]
+
+    def keys_for(self, organization: str, root_version: int) -> Keys:
+        """All that making a key record takes."""
+        epoch = self.current_epoch(organization)
+        return Keys(
+            prk=self.prk(organization, root_version),
+            k_fp=self.k_fp(organization),
+            kek=self.kek(organization, epoch),
+            kek_epoch=epoch,
+        )

@@ -1,0 +1,91 @@
+"""
+Logs and metrics: their names, and nothing that could carry a secret.
+
+A log is one JSON object per line on stderr, time in UTC milliseconds. Every event name and field is chosen by us;
+values of records, bodies, tokens and keys are never fields. `request_id` follows a request from the gateway through
+the event's header to the record.
+"""
+
+import logging
+import sys
+from contextvars import ContextVar
+from typing import Any, Final
+
+import structlog
+from prometheus_client import Counter, Gauge, Histogram
+
+REQUEST_ID_HEADER: Final = "x-request-id"
+"""Name of the request id in HTTP and in Kafka record headers."""
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+EVENTS = Counter("keymill_events_total", "Asset events by what became of them", ["outcome"])
+PUBLISHED = Counter("keymill_published_total", "Acknowledged records by topic", ["topic"])
+DEAD_LETTERS = Counter("keymill_dead_letters_total", "Refused events by reason", ["reason"])
+RUN_SECONDS = Histogram("keymill_run_seconds", "From a run's hand-over to its acknowledgement", buckets=(0.001, 0.005, 0.02, 0.1, 0.5, 2, 10))
+REPAIRS = Counter("keymill_repairs_total", "Records written again after a regression was read back", ["reason"])
+VIEW_RECORDS = Counter("keymill_view_records_total", "Records read into a view by fate", ["topic", "fate"])
+VIEW_READY = Gauge("keymill_view_ready", "1 when the view has caught up once", multiprocess_mode="max")
+VIEW_STALENESS = Gauge("keymill_view_staleness_seconds", "Seconds since the view last heard from the brokers", multiprocess_mode="max")
+QUARANTINED = Gauge("keymill_view_quarantined", "Records that a view refused; page when it rises", multiprocess_mode="max")
+REQUESTS = Counter("keymill_http_requests_total", "Answers by program, route and status", ["program", "route", "status"])
+REQUEST_SECONDS = Histogram(
+    "keymill_http_request_seconds",
+    "Time to answer by program and route",
+    ["program", "route"],
+    buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 10, 60),
+)
+LICENSES = Counter("keymill_licenses_total", "Licenses by DRM system and outcome", ["drm_system", "outcome"])
+
+
+def configure(program: str, level: str = "info") -> None:
+    """Send this process's logs, those of its libraries too, as JSON lines to stderr."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%S.%fZ", utc=True),
+        _milliseconds,
+        _with_program(program),
+    ]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                structlog.processors.JSONRenderer(sort_keys=False),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("keymill").setLevel(level.upper())
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def logger(name: str) -> structlog.stdlib.BoundLogger:
+    """The logger of one part; all share the root `keymill`."""
+    return structlog.stdlib.get_logger(f"keymill.{name}")  # type: ignore[no-any-return]
+
+
+def _milliseconds(_logger: object, _method: str, event: Any) -> Any:
+    event["timestamp"] = event["timestamp"][:-4] + "Z"
+    return event
+
+
+def _with_program(program: str) -> Any:
+    def add(_logger: object, _method: str, event: Any) -> Any:
+        event["program"] = program
+        if current := request_id.get():
+            event.setdefault("request_id", current)
+        return event
+
+    return add

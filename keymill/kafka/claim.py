@@ -31,7 +31,7 @@ def hold(data: Path) -> IO[str]:
         owner = file.read().strip() or "unknown"
         file.close()
         raise Misconfigured(
-            f"the Kafka folder {data} is in use by another keymill (process {owner}): stop that one or choose another folder"
+            f"the Kafka folder {data} is in use by another keymill (process {owner}): stop it, or choose another folder"
         ) from error
     file.truncate(0)
     file.write(f"{os.getpid()}\n")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 VERSION = "4.1.2"
 KAFKA = f"org.apache.kafka:kafka_2.13:{VERSION}"
-# Kafka logs through slf4j 1.7 and brings log4j-core, but not the bridge between them; it is taken at log4j-core's version.
+# Kafka logs through slf4j 1.7 and brings log4j-core, but not the bridge between them; its version is log4j-core's.
 BRIDGE = ("org.apache.logging.log4j", "log4j-slf4j-impl")
 LOGGED_BY = ("org.apache.logging.log4j", "log4j-core")
 
@@ -153,7 +153,7 @@ def _download(context: "MavenContext", path: str) -> Path:
 
 
 def _maven(folder: Path) -> "MavenContext":
-    """Open jgo's pure Python resolver on *folder*, with the repositories that jgo's configuration file adds or replaces."""
+    """Open jgo's pure Python resolver on *folder*, with the repositories that its configuration adds or replaces."""
     from jgo.config import GlobalSettings
     from jgo.maven import MavenContext, PythonResolver
 
@@ -171,7 +171,7 @@ def write_manifest() -> dict[str, str]:
         inputs, transitive = context.resolver.resolve([context.create_dependency(KAFKA)])
         artifacts = [dependency.artifact for dependency in [*inputs, *transitive]]
         (core,) = (a for a in artifacts if (a.groupId, a.artifactId) == LOGGED_BY)
-        # Not resolved together with KAFKA: jgo would let the bridge's own dependencyManagement pin an older kafka-clients.
+        # Not resolved together with KAFKA: jgo would let the bridge's dependencyManagement pin an older kafka-clients.
         artifacts.append(context.project(*BRIDGE).at_version(core.version).artifact())
         with ThreadPoolExecutor(DOWNLOADS) as pool:
             jars = list(pool.map(lambda artifact: artifact.resolve(), artifacts))

@@ -4,8 +4,8 @@ A real Apache Kafka that this process owns: one KRaft node, or several for tests
     with EmbeddedKafka(Path("data/kafka")) as kafka:
         print(kafka.bootstrap)
 
-A start: (1) jars (`distribution`), (2) the folder's lock (`claim`), (3) brokers that a killed owner left behind are stopped,
-(4) ports (`ports`), (5) settings, and on a new folder formatting (`layout`, `node`), (6) brokers, (7) each one answers.
+A start: (1) jars (`distribution`), (2) the folder's lock (`claim`), (3) brokers that a killed owner left are stopped,
+(4) ports (`ports`), (5) settings, and formatting of a new folder (`layout`, `node`), (6) brokers, (7) each answers.
 Brokers end with their owner, however it ends: `launch` ties a death signal to it.
 """
 

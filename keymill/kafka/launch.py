@@ -1,9 +1,9 @@
 """
 Become a program that ends when its parent does. Run as a file, not imported: launch.py PARENT RECORD PROGRAM ARGUMENT…
 
-A death signal set between fork and exec would need `preexec_fn`, which is unsafe in a process with threads; here it is set
-by the child itself, in one thread, and exec keeps it. Before it becomes PROGRAM the process notes who it is in RECORD,
-so that there is no moment at which a broker runs and nobody could find it again.
+A death signal set between fork and exec would need `preexec_fn`, which is unsafe in a process with threads; here the
+child itself sets it, in its only thread, and exec keeps it. Before it becomes PROGRAM the process notes who it is in
+RECORD, so that there is no moment at which a broker runs and nobody could find it again.
 """
 
 import ctypes

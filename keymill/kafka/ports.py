@@ -42,7 +42,7 @@ def free_ports() -> Iterator[int]:
     Give free ports, each once.
 
     They lie below the range from which the kernel takes ports for outgoing connections: inside it, a client that
-    retries a stopped broker can be given the broker's own port, connect to itself, and keep the broker from coming back.
+    retries a stopped broker can be given the broker's own port, connect to itself, and keep the broker out.
     """
     candidates = list(range(LOWEST, max(LOWEST + 1000, min(_ephemeral(), EPHEMERAL))))
     random.shuffle(candidates)
@@ -69,7 +69,7 @@ def require_free(ports: Iterable[int]) -> None:
     for port in ports:
         if not is_free(port):
             raise Misconfigured(
-                f"port {port} on {HOST} cannot be had for Kafka, another program listens there: stop it or choose another port"
+                f"port {port} on {HOST} is taken, Kafka cannot have it: stop the program there, or choose another port"
             )
 
 

@@ -1,0 +1,214 @@
+"""
+The Faust application and its worker, as the processor uses them.
+
+Everything of Faust that is not wanted is off: web server, tables, reply topics, leader topic, producer, topic
+declaration, autodiscovery, data folder, its command line and its reading of the environment.
+"""
+
+import asyncio
+import os
+import signal
+import ssl
+import threading
+from collections.abc import Iterable
+from types import MappingProxyType
+from typing import Any
+
+import faust
+from faust.app.base import BootStrategy
+from faust.worker import Worker
+from mode.supervisors import CrashingSupervisor
+
+from keymill.telemetry import logger
+from streams.fence import Fence, Handler, HandlerEnded, PartitionsCallback
+from streams.runs import Run
+from streams.transport import SCHEME, register
+
+COMMIT_INTERVAL_S = 0.5
+SESSION_TIMEOUT_S = 45.0
+"""Longer than the publisher's delivery.timeout.ms, so that a worker's sends end before its partitions can move."""
+
+RUN_RECORDS_MAX = 1000
+"""Records of one run at most: about 40 ms of work, so a drain of 5 s never cuts a healthy run."""
+
+FETCH_BYTES_MAX = 4 * 1024 * 1024
+"""Bytes the broker sends per partition and fetch; four such runs stay below the transport's 32 MiB."""
+
+STREAM_QUEUE_MAX = 64
+"""Never reached, the transport allows four runs; far above, so that Faust's own pressure callbacks stay silent."""
+
+EXIT_DEADLINE_S = 20.0
+"""From the first signal, or a failure, to the end of the process, whatever still hangs."""
+
+log = logger("streams.app")
+
+
+class _Boot(BootStrategy):
+    enable_web = False
+    enable_kafka_producer = False
+    enable_sensors = False
+
+    def kafka_consumer(self) -> Iterable[Any]:
+        return [self.app.consumer]  # without the leader assignor and the reply consumer
+
+
+class _RunSchema(faust.Schema[Any, Any]):
+    """Passes a run on as it is: nothing is decoded by Faust."""
+
+    def compile(self, app: Any, **_kwargs: Any) -> Any:
+        async def decode(message: Any, *, propagate: bool = False) -> Any:
+            return app.create_event(None, message.value, None, message)
+
+        return decode
+
+
+class App(faust.App):
+    """A Faust app with a fence."""
+
+    BootStrategy = _Boot
+
+    fence: Fence
+    expiring_topics: frozenset[str] = frozenset()
+
+    def _create_directories(self) -> None:
+        """Nothing: without tables there is nothing to store."""
+
+
+def build_app(
+    *,
+    bootstrap: str,
+    app_id: str,
+    group_instance_id: str | None = None,
+    session_timeout_s: float = SESSION_TIMEOUT_S,
+    commit_interval_s: float = COMMIT_INTERVAL_S,
+    run_records_max: int = RUN_RECORDS_MAX,
+    expiring_topics: frozenset[str] = frozenset(),
+    on_assigned: PartitionsCallback | None = None,
+    on_revoked: PartitionsCallback | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    credentials: Any = None,
+) -> App:
+    """
+    Build the app; add agents with `agent`, start it with `run_worker`.
+
+    Args:
+        bootstrap: host:port, several separated by commas.
+        app_id: the consumer group's id.
+        group_instance_id: static membership (KIP-345), one per worker; None for a member that comes and goes.
+        expiring_topics: topics whose retention may pass a committed offset; for any other that is `Corrupt`.
+        on_assigned: called with the partitions of a new generation, before their runs.
+        on_revoked: called before the drain, on rebalance and once on shutdown.
+        credentials: Faust's, for SASL.
+    """
+    register()
+    app = App(
+        app_id,
+        env=MappingProxyType({}),
+        broker=[f"{SCHEME}://{host.strip()}" for host in bootstrap.split(",")],
+        broker_credentials=credentials,
+        ssl_context=ssl_context,
+        broker_commit_interval=commit_interval_s,
+        broker_session_timeout=session_timeout_s,
+        broker_heartbeat_interval=min(3.0, session_timeout_s / 3),
+        broker_request_timeout=max(90.0, session_timeout_s * 2),
+        broker_max_poll_records=run_records_max,
+        consumer_max_fetch_size=FETCH_BYTES_MAX,
+        consumer_auto_offset_reset="earliest",
+        consumer_group_instance_id=group_instance_id,
+        processing_guarantee="at_least_once",
+        agent_supervisor=CrashingSupervisor,
+        stream_buffer_maxsize=STREAM_QUEUE_MAX,
+        stream_wait_empty=True,
+        table_standby_replicas=0,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        reply_create_topic=False,
+        autodiscover=False,
+        web_enabled=False,
+        key_serializer="raw",
+        value_serializer="raw",
+    )
+    callbacks = {"on_assigned": on_assigned, "on_revoked": on_revoked}
+    app.fence = Fence(**{name: callback for name, callback in callbacks.items() if callback is not None})
+    app.expiring_topics = expiring_topics
+    return app
+
+
+def agent(app: App, topic: str, handler: Handler) -> None:
+    """
+    Have *handler* process every run of *topic*: one at a time, each partition in order.
+
+    A run is marked done when the handler returns. If the handler raises, or the agent ends for any other reason while
+    the worker is not stopping, the worker exits non-zero and commits nothing further.
+    """
+    channel = app.topic(topic, schema=_RunSchema(), acks=False, internal=False)
+
+    async def handle_runs(stream: Any) -> None:
+        try:
+            async for event in stream.noack().events():
+                run: Run = event.value
+                await app.fence.process(run, handler)
+        except asyncio.CancelledError:
+            if not app.should_stop:
+                app.fence.halt(HandlerEnded(f"the agent of {topic} was cancelled"))
+                raise
+        if not app.should_stop:
+            ended = HandlerEnded(f"the agent of {topic} ended by itself")
+            app.fence.halt(ended)
+            raise ended
+
+    app.agent(channel, name=topic, concurrency=1, supervisor_strategy=CrashingSupervisor)(handle_runs)
+
+
+class _Worker(Worker):
+    """Faust's worker with our signals, without its console decoration and its logging setup."""
+
+    def __init__(self, app: App, **kwargs: Any) -> None:
+        super().__init__(app, quiet=True, override_logging=False, **kwargs)
+        self.spinner = None
+        self._watchdog: threading.Timer | None = None
+
+    def _install_signal_handlers_unix(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.loop.add_signal_handler(number, self._on_signal, number)
+
+    def _on_signal(self, number: Any) -> None:
+        if self._signal_stop_time:
+            log.warning("second_signal", message="exit at once; runs in flight are abandoned un-acked")
+            os._exit(128 + number)
+        self.arm_watchdog()
+        self._flag_as_shutdown_by_signal()
+        self._schedule_shutdown(number)
+
+    def arm_watchdog(self) -> None:
+        """From now on the process ends within `EXIT_DEADLINE_S`, whatever hangs."""
+        if self._watchdog is None:
+            self._watchdog = threading.Timer(EXIT_DEADLINE_S, os._exit, [1])
+            self._watchdog.daemon = True
+            self._watchdog.start()
+
+    def disarm_watchdog(self) -> None:
+        """Everything has ended."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+
+
+def run_worker(app: App) -> int:
+    """
+    Run the app until SIGTERM or SIGINT, or until something fails; returns the exit code.
+
+    0 after a signal, 1 after any failure. A second signal, or a shutdown longer than `EXIT_DEADLINE_S`, ends the
+    process at once.
+    """
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    worker = _Worker(app, loop=loop)
+    code = 1
+    try:
+        worker.execute_from_commandline()
+    except SystemExit as exit_:
+        code = 0 if exit_.code in (0, None) else 1
+    except BaseException as error:  # noqa: BLE001 the top of the program
+        log.error("worker_crashed", error=repr(error))
+    worker.disarm_watchdog()
+    return 1 if app.fence.failure is not None else code

@@ -1,0 +1,70 @@
+"""
+A worker as a process, for tests/kafka/test_transport.py: transport_worker.py JSON-SETTINGS.
+
+It writes one JSON line per handled run and per rebalance to `out`; a line is flushed before the run is marked done.
+`fault` chooses what goes wrong: "raise:TOPIC:OFFSET" fails on the run that holds the offset, "block:OFFSET" never
+returns from it, "return" ends the agent.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from typing import Any, TextIO
+
+from keymill import telemetry
+from streams.app import agent, build_app, run_worker
+from streams.runs import Run
+
+
+class Recorder:
+    """Handles runs as the settings say and writes what it did."""
+
+    def __init__(self, settings: dict[str, Any], out: TextIO) -> None:
+        self.settings = settings
+        self.out = out
+        kind, *self.fault = settings.get("fault", "none").split(":")
+        self.kind = kind
+
+    def note(self, **line: Any) -> None:
+        print(json.dumps({"t": time.time(), "pid": os.getpid(), **line}), file=self.out, flush=True)
+
+    async def handle(self, run: Run) -> None:
+        offsets = [record.offset for record in run.records]
+        self.note(what="start", topic=run.topic, partition=run.partition, generation=run.generation, first=offsets[0])
+        if self.kind == "raise" and run.topic == self.fault[0] and int(self.fault[1]) in offsets:
+            raise RuntimeError("told to fail")
+        if self.kind == "block" and run.topic == self.fault[0] and int(self.fault[1]) in offsets:
+            await asyncio.sleep(3600)
+        await asyncio.sleep(self.settings.get("work_s", 0))
+        values = [(record.value or b"").decode() for record in run.records] if self.settings.get("values", True) else []
+        self.note(
+            what="run", topic=run.topic, partition=run.partition, generation=run.generation, start=run.start,
+            end=run.end, offsets=offsets if values else [offsets[0], offsets[-1]], values=values, n=len(offsets),
+        )  # fmt: skip
+
+
+def main() -> int:
+    settings = json.loads(sys.argv[1])
+    telemetry.configure("transport-worker")
+    with open(settings["out"], "a", encoding="utf-8") as out:
+        recorder = Recorder(settings, out)
+        app = build_app(
+            bootstrap=settings["bootstrap"],
+            app_id=settings["group"],
+            group_instance_id=settings.get("instance"),
+            session_timeout_s=settings.get("session_timeout_s", 10),
+            run_records_max=settings.get("run_records_max", 1000),
+            on_assigned=lambda tps: recorder.note(what="assigned", tps=sorted(tps)),
+            on_revoked=lambda tps: recorder.note(what="revoked", tps=sorted(tps)),
+        )
+        for topic in settings["topics"]:
+            agent(app, topic, recorder.handle)
+        code = run_worker(app)
+        recorder.note(what="exit", code=code)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

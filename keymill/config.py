@@ -24,15 +24,21 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    bootstrap: str = Field("", description="Kafka brokers, host:port[,host:port…]; `keymill up` starts its own if empty")
+    bootstrap: str = Field(
+        "", description="Kafka brokers, host:port[,host:port…]; `keymill up` starts its own if empty"
+    )
     data: Path = Field(Path("keymill-data"), description="folder of key file, views and the embedded broker")
-    key_file: Path | None = Field(None, description="key file of the KMS provider; `keys.json` in the data folder if absent")
+    key_file: Path | None = Field(
+        None, description="key file of the KMS provider; `keys.json` in the data folder if absent"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     replicas: int = Field(1, ge=1, le=5, description="replication factor of topics that are created")
     partitions: int = Field(12, ge=1, le=1000, description="partitions of topics that are created; frozen afterwards")
     host: str = Field("127.0.0.1", description="address the program's HTTP server listens on")
     map_size_gib: int = Field(64, ge=1, le=4096, description="GiB, upper bound of a view's sparse LMDB map")
-    stop_timeout_s: int = Field(20, ge=1, le=600, description="seconds a program may take to finish what it began when stopped")
+    stop_timeout_s: int = Field(
+        20, ge=1, le=600, description="seconds a program may take to finish what it began when stopped"
+    )
 
     @property
     def keys_path(self) -> Path:
@@ -43,9 +49,13 @@ class Settings(BaseModel):
 class HttpSettings(Settings):
     """What the programs that answer callers need on top."""
 
-    tls_cert: Path | None = Field(None, description="PEM certificate chain; needed beyond loopback unless behind a TLS proxy")
+    tls_cert: Path | None = Field(
+        None, description="PEM certificate chain; needed beyond loopback unless behind a TLS proxy"
+    )
     tls_key: Path | None = Field(None, description="PEM private key of the certificate")
-    behind_tls_proxy: bool = Field(False, description="a TLS-terminating proxy stands in front, so plain HTTP beyond loopback is meant")
+    behind_tls_proxy: bool = Field(
+        False, description="a TLS-terminating proxy stands in front, so plain HTTP beyond loopback is meant"
+    )
 
     def require_tls(self) -> None:
         """Raise `Misconfigured` when the program would answer in clear text beyond loopback."""
@@ -59,20 +69,32 @@ class HttpSettings(Settings):
 class ProcessorSettings(Settings):
     """`keymill processor`."""
 
-    processor_port: int = Field(0, ge=0, le=65535, description="port of /healthz, /readyz and /metrics; 0 takes a free one")
+    processor_port: int = Field(
+        0, ge=0, le=65535, description="port of /healthz, /readyz and /metrics; 0 takes a free one"
+    )
     group: str = Field("keymill-processor", description="Kafka consumer group of the processors")
     instance_id: str = Field("", description="static group membership id, unique per processor; none if empty")
-    session_timeout_s: int = Field(45, ge=6, le=1800, description="seconds after which the group gives a silent processor's partitions away")
-    delivery_timeout_s: int = Field(30, ge=1, le=1800, description="seconds a publish may take; must be below the session timeout")
-    registry_url: str = Field("", description="Confluent schema registry for framed asset events; none are read if empty")
+    session_timeout_s: int = Field(
+        45, ge=6, le=1800, description="seconds after which the group gives a silent processor's partitions away"
+    )
+    delivery_timeout_s: int = Field(
+        30, ge=1, le=1800, description="seconds a publish may take; must be below the session timeout"
+    )
+    registry_url: str = Field(
+        "", description="Confluent schema registry for framed asset events; none are read if empty"
+    )
 
 
 class GatewaySettings(HttpSettings):
     """`keymill gateway`."""
 
     gateway_port: int = Field(8080, ge=0, le=65535, description="port of the control-plane API; 0 takes a free one")
-    wait_s: float = Field(10.0, ge=0, le=60, description="seconds that ?wait=1 waits for the record before it answers 202")
-    packager_wait_s: float = Field(50.0, ge=1, le=55, description="seconds a packager's key request waits; Shaka Packager gives up at 60")
+    wait_s: float = Field(
+        10.0, ge=0, le=60, description="seconds that ?wait=1 waits for the record before it answers 202"
+    )
+    packager_wait_s: float = Field(
+        50.0, ge=1, le=55, description="seconds a packager's key request waits; Shaka Packager gives up at 60"
+    )
     max_body_bytes: int = Field(1_000_000, ge=1024, le=1_048_576, description="bytes, largest request body")
 
 
@@ -81,10 +103,16 @@ class ProxySettings(HttpSettings):
 
     proxy_port: int = Field(8081, ge=0, le=65535, description="port players ask; 0 takes a free one")
     workers: int = Field(1, ge=1, le=64, description="HTTP worker processes over one shared cache")
-    max_staleness_s: int = Field(0, ge=0, description="seconds without contact to the brokers after which licenses are refused; 0 never refuses")
-    missing_wait_ms: int = Field(200, ge=0, le=5000, description="ms a caught-up proxy waits for an asset it lacks before it says 404")
+    max_staleness_s: int = Field(
+        0, ge=0, description="seconds without contact to the brokers after which licenses are refused; 0 never refuses"
+    )
+    missing_wait_ms: int = Field(
+        200, ge=0, le=5000, description="ms a caught-up proxy waits for an asset it lacks before it says 404"
+    )
     max_challenge_bytes: int = Field(65_536, ge=1024, le=1_048_576, description="bytes, largest license request body")
-    require_entitlement: bool = Field(False, description="refuse a token with user and product that no entitlement covers")
+    require_entitlement: bool = Field(
+        False, description="refuse a token with user and product that no entitlement covers"
+    )
 
 
 class ConnectSettings(Settings):
@@ -97,7 +125,12 @@ class ConnectSettings(Settings):
 class UpSettings(ProcessorSettings, GatewaySettings, ProxySettings):
     """`keymill up`: all programs on one machine."""
 
-    port_base: int = Field(0, ge=0, le=65000, description="first of the ports taken (Kafka, controller, gateway, proxy, processor); 0 takes free ones")
+    port_base: int = Field(
+        0,
+        ge=0,
+        le=65000,
+        description="first of the ports taken (Kafka, controller, gateway, proxy, processor); 0 takes free ones",
+    )
     processors: int = Field(1, ge=1, le=8, description="processors that `keymill up` runs")
 
 
@@ -171,5 +204,7 @@ def _from_file(file: Path, kind: type[Settings]) -> dict[str, Any]:
         raise Misconfigured(f"settings file {file}: {error}") from None
     unknown = set(content) - _known_names()
     if unknown:
-        raise Misconfigured(f"settings file {file}: {sorted(unknown)[0]} is no setting of keymill, see docs/settings.md")
+        raise Misconfigured(
+            f"settings file {file}: {sorted(unknown)[0]} is no setting of keymill, see docs/settings.md"
+        )
     return {name: value for name, value in content.items() if name in kind.model_fields}

@@ -1,11 +1,11 @@
-"""The one catalogue of topics: name, record key, partitioning, record types, who writes, who reads, every config and its reason."""
+"""The one catalogue of topics: name, record key, record types, who writes, who reads, every config and its reason."""
 
 from enum import StrEnum
 from typing import Final
 
 from schemas import access, events, records
-from schemas.partition import partition_for
 from schemas.ids import partition_key
+from schemas.partition import partition_for
 from schemas.values import Record
 
 DAY_MS: Final = 86_400_000
@@ -32,7 +32,7 @@ class Program(StrEnum):
     OPS = "ops"
 
 
-class Topic(Record, kw_only=True):
+class Topic(Record, frozen=True, kw_only=True):
     """One entry of the catalogue. `configs` are what the broker must hold; `records` are the types a value may have."""
 
     name: str

@@ -109,13 +109,17 @@ class KeyFile:
         try:
             return self._content.organizations[organization]
         except KeyError:
-            raise UnknownKey(f"organization {organization} has no roots: run `keymill org create {organization}`") from None
+            raise UnknownKey(
+                f"organization {organization} has no roots: run `keymill org create {organization}`"
+            ) from None
 
     def _refresh(self) -> None:
         try:
             state = os.stat(self._path)
         except FileNotFoundError:
-            raise Misconfigured(f"key file {self._path} is missing: restore it from its backup, nothing replaces it") from None
+            raise Misconfigured(
+                f"key file {self._path} is missing: restore it from its backup, nothing replaces it"
+            ) from None
         stamp = (state.st_mtime_ns, state.st_size, state.st_ino)
         if stamp == self._stamp:
             return
@@ -156,7 +160,9 @@ def _parse(path: Path) -> Content:
     try:
         content = msgspec.json.decode(path.read_bytes(), type=Content)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise Misconfigured(f"key file {path} is damaged: restore it from its backup, nothing was overwritten") from None
+        raise Misconfigured(
+            f"key file {path} is damaged: restore it from its backup, nothing was overwritten"
+        ) from None
     if content.format != FORMAT:
         raise Misconfigured(f"key file {path} has format {content.format}, this program reads {FORMAT}")
     _check(path, content)
@@ -170,10 +176,14 @@ def _check(path: Path, content: Content) -> None:
         epochs = [kek.epoch for kek in group.keks]
         ascending = versions == sorted(set(versions)) and times == sorted(set(times)) and epochs == sorted(set(epochs))
         if not versions or not epochs or not ascending or versions[0] != 1 or times[0] != 0:
-            raise Misconfigured(f"key file {path}: roots and KEKs of {organization} must ascend from version 1 at time 0")
+            raise Misconfigured(
+                f"key file {path}: roots and KEKs of {organization} must ascend from version 1 at time 0"
+            )
         sizes = [(root.key, ROOT_SIZE) for root in group.roots] + [(kek.key, KEK_SIZE) for kek in group.keks]
         if any(not _has_size(key, size) for key, size in sizes):
-            raise Misconfigured(f"key file {path}: a key of {organization} is no base64 of {ROOT_SIZE} or {KEK_SIZE} bytes")
+            raise Misconfigured(
+                f"key file {path}: a key of {organization} is no base64 of {ROOT_SIZE} or {KEK_SIZE} bytes"
+            )
 
 
 def _has_size(key: str, size: int) -> bool:

@@ -1,0 +1,131 @@
+"""The commands that run a program until SIGTERM."""
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from keymill.config import (
+    ConnectSettings,
+    GatewaySettings,
+    ProcessorSettings,
+    ProxySettings,
+    Settings,
+    UpSettings,
+    load,
+)
+from keymill.process import end_with_parent
+
+File = Annotated[
+    Path | None, typer.Option("--settings", envvar="KEYMILL_SETTINGS", help="TOML file, see docs/settings.md")
+]
+Data = Annotated[Path | None, typer.Option("--data", help="data folder")]
+Bootstrap = Annotated[str | None, typer.Option("--bootstrap", help="Kafka brokers, host:port[,host:port…]")]
+Host = Annotated[str | None, typer.Option("--host", help="address to listen on")]
+Port = Annotated[int | None, typer.Option("--port", help="port to listen on, 0 takes a free one")]
+Cert = Annotated[Path | None, typer.Option("--tls-cert", help="PEM certificate chain")]
+Key = Annotated[Path | None, typer.Option("--tls-key", help="PEM private key")]
+BehindTls = Annotated[bool | None, typer.Option("--behind-tls-proxy", help="a TLS proxy stands in front")]
+Parent = Annotated[int | None, typer.Option("--parent", hidden=True)]
+T = TypeVar("T", bound=Settings)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the `keymill` command."""
+    for command in (up, processor, gateway, proxy, connect):
+        app.command(rich_help_panel="Programs")(command)
+
+
+def up(
+    settings: File = None,
+    data: Data = None,
+    port_base: Annotated[int | None, typer.Option(help="first of the ports taken; free ones if absent")] = None,
+    processors: Annotated[int | None, typer.Option(help="how many processors")] = None,
+    bootstrap: Bootstrap = None,
+) -> int:
+    """Run Kafka and every program on this machine; prints one line of JSON when everything answers."""
+    from keymill.ops.up import run
+
+    return run(
+        load(UpSettings, file=settings, data=data, port_base=port_base, processors=processors, bootstrap=bootstrap)
+    )
+
+
+def processor(
+    settings: File = None, data: Data = None, bootstrap: Bootstrap = None, port: Port = None, parent: Parent = None
+) -> int:
+    """Turn asset events into keys: a Faust worker; run several to share the partitions."""
+    from streams.main import run
+
+    return run(_load(ProcessorSettings, settings, parent, data=data, bootstrap=bootstrap, processor_port=port))
+
+
+def gateway(
+    settings: File = None,
+    data: Data = None,
+    bootstrap: Bootstrap = None,
+    host: Host = None,
+    port: Port = None,
+    tls_cert: Cert = None,
+    tls_key: Key = None,
+    behind_tls_proxy: BehindTls = None,
+    parent: Parent = None,
+) -> int:
+    """Serve the control plane: asset intake, packager key delivery."""
+    from keymill.gateway.main import run
+
+    given = {
+        "host": host,
+        "gateway_port": port,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
+        "behind_tls_proxy": behind_tls_proxy,
+    }
+    return run(_load(GatewaySettings, settings, parent, data=data, bootstrap=bootstrap, **given))
+
+
+def proxy(
+    settings: File = None,
+    data: Data = None,
+    bootstrap: Bootstrap = None,
+    host: Host = None,
+    port: Port = None,
+    workers: Annotated[int | None, typer.Option(help="HTTP worker processes")] = None,
+    tls_cert: Cert = None,
+    tls_key: Key = None,
+    behind_tls_proxy: BehindTls = None,
+    parent: Parent = None,
+) -> int:
+    """Answer players from a local copy of the key topic."""
+    from keymill.proxy.main import run
+
+    given = {
+        "host": host,
+        "proxy_port": port,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
+        "behind_tls_proxy": behind_tls_proxy,
+    }
+    return run(_load(ProxySettings, settings, parent, data=data, bootstrap=bootstrap, workers=workers, **given))
+
+
+def connect(
+    name: Annotated[str, typer.Argument(help="connector, such as manifest")],
+    settings: File = None,
+    data: Data = None,
+    bootstrap: Bootstrap = None,
+    manifest_dir: Annotated[Path | None, typer.Option(help="folder of *.jsonl files")] = None,
+    once: Annotated[bool, typer.Option("--once", help="end when the source has nothing more")] = False,
+    parent: Parent = None,
+) -> int:
+    """Run a source or sink connector."""
+    from connectors.main import run
+
+    loaded = _load(ConnectSettings, settings, parent, data=data, bootstrap=bootstrap, manifest_dir=manifest_dir)
+    return run(name, loaded, once=once)
+
+
+def _load(kind: type[T], file: Path | None, parent: int | None, **given: Any) -> T:
+    if parent is not None:
+        end_with_parent(parent)
+    return load(kind, file=file, **given)

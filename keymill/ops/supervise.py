@@ -1,0 +1,125 @@
+"""Child programs of `keymill up`: started, watched, started again with backoff, stopped in order."""
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import IO, Final
+
+from keymill.errors import Unavailable
+from keymill.telemetry import logger
+
+START_DEADLINE_S: Final = 60.0
+"""A program answers within seconds; this is for a busy machine and a long catch-up."""
+BACKOFF_S: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
+HEALTHY_S: Final = 10.0
+"""A child that lived this long starts again without waiting."""
+ASK_S: Final = 0.05
+
+log = logger("ops.supervise")
+
+
+class Child:
+    """
+    One program as a child process.
+
+    Its stdout is one line of JSON, `{"listening": "http://…"}`, when it answers; its stderr is ours.
+    """
+
+    def __init__(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
+        self.name = name
+        self.url = ""
+        self._command = [sys.executable, "-m", "keymill.ops.cli", *command, "--parent", str(os.getpid())]
+        self._environment = {**os.environ, **environment}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+        self._failures = 0
+        self._next_start = 0.0
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 when it does not run."""
+        return self._process.pid if self._process and self._process.poll() is None else 0
+
+    def start(self) -> None:
+        """Start it; returns at once. Call from a thread that lives as long as the child should."""
+        self._started = time.monotonic()
+        self._process = subprocess.Popen(self._command, env=self._environment, stdout=subprocess.PIPE)
+
+    def wait_listening(self) -> None:
+        """Wait for its line; raises `Unavailable` when it ends before, or takes too long."""
+        assert self._process is not None and self._process.stdout is not None
+        line = _read_line(self._process.stdout, self._started + START_DEADLINE_S)
+        if not line:
+            status = self._process.poll()
+            raise Unavailable(
+                f"the {self.name} did not start (exit status {status}): its reason stands in the log above"
+            )
+        self.url = json.loads(line)["listening"]
+
+    def wait_ready(self) -> None:
+        """Wait until it says 200 to /readyz."""
+        while not _is_ready(self.url):
+            if not self.pid or time.monotonic() > self._started + START_DEADLINE_S:
+                raise Unavailable(f"the {self.name} at {self.url} is not ready: see /readyz and the log above")
+            time.sleep(ASK_S)
+
+    def watch(self) -> None:
+        """Start it again when it has ended and its backoff is over."""
+        if self.pid:
+            return
+        now = time.monotonic()
+        if self._process is not None:
+            status = self._process.poll()
+            self._failures = 0 if now - self._started > HEALTHY_S else self._failures + 1
+            delay = BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
+            log.warning("child_ended", child=self.name, status=status, restart_in_s=delay)
+            self._close()
+            self._next_start = now + delay
+        if now >= self._next_start:
+            self.start()
+
+    def signal_stop(self) -> None:
+        """Ask it to end."""
+        if self._process is not None and self.pid:
+            self._process.send_signal(signal.SIGTERM)
+
+    def wait_stopped(self, deadline: float) -> None:
+        """Wait until it has ended, and kill it at *deadline* (monotonic)."""
+        if self._process is None:
+            return
+        try:
+            self._process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            log.error("child_killed", child=self.name)
+            self._process.kill()
+            self._process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        if self._process is not None and self._process.stdout is not None:
+            self._process.stdout.close()
+        self._process = None
+
+
+def _read_line(stream: IO[bytes], deadline: float) -> bytes:
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        while time.monotonic() < deadline:
+            if selector.select(timeout=0.2):
+                return stream.readline()
+    return b""
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False

@@ -1,0 +1,176 @@
+"""
+`keymill up`: Kafka and every program of keymill on one machine, in one data folder.
+
+A start: (1) Kafka, ours or the one that `bootstrap` names, (2) topics, (3) key file, demo organization and its
+credentials, (4) processors, gateway, proxy, (5) all ready, one line of JSON on stdout. Then whatever ends is started
+again, until SIGTERM or Ctrl-C stops everything in reverse order.
+"""
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import SecretStr
+
+from keymill import telemetry
+from keymill.config import GatewaySettings, ProcessorSettings, ProxySettings, Settings, UpSettings
+from keymill.errors import KeymillError
+from keymill.kafka.admin import create_topics
+from keymill.kafka.embedded import EmbeddedKafka
+from keymill.kafka.ports import free_ports
+from keymill.ops.demo_organization import ensure_demo
+from keymill.ops.supervise import Child
+
+WATCH_S: Final = 0.1
+KAFKA_BACKOFF_S: Final = (0.0, 1.0, 5.0)
+
+log = telemetry.logger("ops.up")
+
+
+class Up:
+    """Owns the broker and the children of one `keymill up`."""
+
+    def __init__(self, settings: UpSettings) -> None:
+        self._settings = settings
+        self._kafka: EmbeddedKafka | None = None
+        self._children: dict[str, list[Child]] = {}
+        self._bootstrap = settings.bootstrap
+        self._stop = threading.Event()
+        self._kafka_failures = 0
+
+    def run(self) -> int:
+        """Run until a signal; returns the exit code."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self._stop.set())
+        try:
+            self._start()
+            while not self._stop.wait(WATCH_S):
+                self._watch()
+        finally:
+            self._stop_all()
+        return 0
+
+    def _start(self) -> None:
+        settings = self._settings
+        settings.data.mkdir(parents=True, exist_ok=True)
+        ports = _ports(settings)
+        if not self._bootstrap:
+            self._kafka = EmbeddedKafka(
+                settings.data / "kafka", ports=[settings.port_base] if settings.port_base else ()
+            )
+            self._kafka.start()
+            self._bootstrap = self._kafka.bootstrap
+        create_topics(self._bootstrap, partitions=settings.partitions, replicas=settings.replicas)
+        demo = ensure_demo(settings, self._bootstrap)
+        self._children = self._plan(ports)
+        for group in self._children.values():
+            for child in group:
+                child.start()
+        for group in self._children.values():
+            for child in group:
+                child.wait_listening()
+                child.wait_ready()
+        if not self._stop.is_set():
+            print(json.dumps(self._line(demo)), flush=True)  # noqa: T201 the contract of design 8
+
+    def _plan(self, ports: Iterator[int]) -> dict[str, list[Child]]:
+        settings = self._settings
+        shared = {"bootstrap": self._bootstrap}
+        processors = [
+            Child(
+                f"processor {index}",
+                ["processor"],
+                _environment(
+                    ProcessorSettings, settings, shared | {"instance_id": f"up-{index}", "processor_port": next(ports)}
+                ),
+            )
+            for index in range(settings.processors)
+        ]
+        gateway_port = settings.port_base + 2 if settings.port_base else next(ports)
+        proxy_port = settings.port_base + 3 if settings.port_base else next(ports)
+        gateway = _environment(GatewaySettings, settings, shared | {"gateway_port": gateway_port})
+        proxy = _environment(ProxySettings, settings, shared | {"proxy_port": proxy_port})
+        return {
+            "processor": processors,
+            "gateway": [Child("gateway", ["gateway"], gateway)],
+            "proxy": [Child("proxy", ["proxy"], proxy)],
+        }
+
+    def _line(self, demo: dict[str, Any]) -> dict[str, Any]:
+        gateway, proxy = self._children["gateway"][0], self._children["proxy"][0]
+        pids: dict[str, Any] = {
+            "kafka": self._kafka.pids[0] if self._kafka else None,
+            "processor": [child.pid for child in self._children["processor"]],
+            "gateway": gateway.pid,
+            "proxy": [proxy.pid],
+        }
+        return {
+            "kafka": self._bootstrap,
+            "gateway": gateway.url,
+            "proxy": proxy.url,
+            "data": str(self._settings.data.absolute()),
+            "credentials": demo,
+            "service": {"name": "demo", "version": "1.0"},
+            "pids": pids,
+        }
+
+    def _watch(self) -> None:
+        if self._kafka and self._kafka.poll():
+            self._restart_kafka(self._kafka)
+        for group in self._children.values():
+            for child in group:
+                child.watch()
+
+    def _restart_kafka(self, kafka: EmbeddedKafka) -> None:
+        delay = KAFKA_BACKOFF_S[min(self._kafka_failures, len(KAFKA_BACKOFF_S) - 1)]
+        log.warning("kafka_ended", restart_in_s=delay)
+        if self._stop.wait(delay):
+            return
+        try:
+            kafka.restart()
+            self._kafka_failures = 0
+        except KeymillError as error:
+            self._kafka_failures += 1
+            log.error("kafka_restart_failed", error=str(error))
+
+    def _stop_all(self) -> None:
+        for name in ("proxy", "gateway", "processor"):
+            group = self._children.get(name, [])
+            for child in group:
+                child.signal_stop()
+            deadline = time.monotonic() + self._settings.stop_timeout_s + 2
+            for child in group:
+                child.wait_stopped(deadline)
+        if self._kafka:
+            self._kafka.stop()
+
+
+def run(settings: UpSettings) -> int:
+    """Run `keymill up`; returns the exit code."""
+    telemetry.configure("up", settings.log_level)
+    with _traced(settings.data):
+        return Up(settings).run()
+
+
+@contextmanager
+def _traced(data: Path) -> Iterator[None]:
+    log.info("up_starting", data=str(data))
+    yield
+    log.info("up_stopped", data=str(data))
+
+
+def _ports(settings: UpSettings) -> Iterator[int]:
+    return iter(range(settings.port_base + 4, settings.port_base + 100)) if settings.port_base else free_ports()
+
+
+def _environment(kind: type[Settings], settings: UpSettings, given: dict[str, Any]) -> dict[str, str]:
+    values = {name: getattr(settings, name) for name in kind.model_fields} | given
+    plain = {
+        name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in values.items()
+    }
+    return {f"KEYMILL_{name.upper()}": str(value) for name, value in plain.items() if value is not None}

@@ -23,7 +23,6 @@ PROMPT = {
     "log.retention.check.interval.ms": "1000",
     "log.segment.delete.delay.ms": "1000",
     "log.initial.task.delay.ms": "500",
-    "offsets.retention.check.interval.ms": "5000",
 }
 
 

@@ -13,19 +13,22 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
+import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 
 from keymill.errors import KeymillError, Misconfigured, Unavailable
+from keymill.telemetry import logger
 
 if TYPE_CHECKING:
     from jgo.maven import MavenContext
@@ -39,7 +42,9 @@ LOGGED_BY = ("org.apache.logging.log4j", "log4j-core")
 MANIFEST = "kafka-jars.sha256"
 DOWNLOADS = 6  # at once; Maven Central throttles a client that opens many more
 ATTEMPTS = 3  # per jar: one hiccup in fifty downloads must not fail a first start
-TIMEOUT_S = 60
+TIMEOUT_S = 30
+REPORT_EVERY_S = 3
+CREDENTIALS = re.compile(r"//[^/@\s]*@")  # of a repository's or a proxy's address; errors quote addresses
 
 Report = Callable[[str], None]
 
@@ -53,7 +58,7 @@ def classpath(*, folder: Path | None = None, report: Report | None = None) -> tu
 
     Args:
         folder: where the jars are kept; the user's cache folder if not given.
-        report: told what is fetched; one line on stderr if not given.
+        report: told how it goes, in lines; a terminal's stderr or else the log if not given.
 
     Raises:
         Misconfigured: a repository serves other bytes than the manifest names, or the folder cannot be written.
@@ -106,16 +111,22 @@ def _locked(folder: Path) -> Iterator[None]:
 def _fetch(home: Path, wanted: Mapping[str, str], report: Report) -> None:
     if not wanted:
         return  # another program fetched them while this one waited for the lock
+    started = reported = time.monotonic()
+    size = 0
+    for left in home.glob(".incoming-*"):  # of a program that was killed; the lock is ours
+        shutil.rmtree(left, ignore_errors=True)
     report(f"Apache Kafka {VERSION}: fetching {len(wanted)} jars into {home} (once)")
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory(dir=home, prefix=".incoming-") as incoming:
+    with tempfile.TemporaryDirectory(dir=home, prefix=".incoming-") as incoming, ThreadPoolExecutor(DOWNLOADS) as pool:
         context = _maven(Path(incoming))
-        with ThreadPoolExecutor(DOWNLOADS) as pool:
-            jobs = [pool.submit(_fetch_jar, context, home, path, digest) for path, digest in wanted.items()]
-            try:
-                size = sum(job.result() for job in jobs)
-            finally:
-                pool.shutdown(cancel_futures=True)
+        jobs = [pool.submit(_fetch_jar, context, home, path, digest) for path, digest in wanted.items()]
+        try:
+            for done, job in enumerate(as_completed(jobs), 1):
+                size += job.result()
+                if time.monotonic() - reported > REPORT_EVERY_S:
+                    reported = time.monotonic()
+                    report(f"Apache Kafka {VERSION}: {done} of {len(wanted)} jars, {size / 1e6:.0f} MB")
+        finally:
+            pool.shutdown(cancel_futures=True)
     report(f"Apache Kafka {VERSION}: {len(wanted)} jars, {size / 1e6:.0f} MB, in {time.monotonic() - started:.0f} s")
 
 
@@ -127,8 +138,8 @@ def _fetch_jar(context: "MavenContext", home: Path, path: str, digest: str) -> i
         try:
             jar = _download(context, path)
         except (OSError, RuntimeError) as error:  # requests' errors are OSErrors, jgo's "in no repository" the other
-            reason: KeymillError = Unavailable(f"{name} cannot be fetched, and a first start needs it: {error}")
-            reason.__cause__ = error
+            told = CREDENTIALS.sub("//", str(error))
+            reason: KeymillError = Unavailable(f"{name} cannot be fetched, and a first start of Kafka needs it: {told}")
             continue
         found = _digest(jar)
         if found == digest:
@@ -175,22 +186,35 @@ def write_manifest() -> dict[str, str]:
         artifacts.append(context.project(*BRIDGE).at_version(core.version).artifact())
         with ThreadPoolExecutor(DOWNLOADS) as pool:
             jars = list(pool.map(lambda artifact: artifact.resolve(), artifacts))
-        manifest = {jar.relative_to(folder).as_posix(): _digest(jar) for jar in sorted(jars)}
+        paths = sorted(jar.relative_to(folder).as_posix() for jar in jars)
+        manifest = {path: _digest(Path(folder, path)) for path in paths}
     text = "".join(f"{digest}  {path}\n" for path, digest in manifest.items())
     (Path(__file__).parent / MANIFEST).write_text(text, encoding="ascii")
     return manifest
 
 
 def _report(line: str) -> None:
-    Console(stderr=True, soft_wrap=True, highlight=False).print(line, markup=False)
+    """Tell a person at a terminal, or the log."""
+    if sys.stderr.isatty():
+        _plain(line)
+    else:
+        logger("kafka.distribution").info("jars", progress=line)
 
 
 def main(write: bool = typer.Option(False, "--write-manifest", help="Resolve again and rewrite the manifest.")) -> None:
     """Fetch and check the jars of Apache Kafka."""
-    if write:
-        _report(f"{MANIFEST}: {len(write_manifest())} jars of {KAFKA}")
-    classpath()
+    try:
+        if write:
+            _plain(f"{MANIFEST}: {len(write_manifest())} jars of {KAFKA}")
+        classpath(report=_plain)
+    except KeymillError as error:
+        _plain(str(error))
+        raise typer.Exit(1) from error
     typer.echo(cache_folder())
+
+
+def _plain(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 if __name__ == "__main__":

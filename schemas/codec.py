@@ -101,7 +101,8 @@ def decode(data: bytes, kind: type[T]) -> T:
     try:
         value = _read(source, writer, schema_of(kind))
     except (EOFError, IndexError, ValueError, OverflowError, KeyError, TypeError, MemoryError) as error:
-        raise InvalidRecord(f"value is no {kind.__name__}: {type(error).__name__} while decoding", field="value") from None
+        message = f"value is no {kind.__name__}: {type(error).__name__} while decoding"
+        raise InvalidRecord(message, field="value") from None
     if source.tell() != len(data):
         raise InvalidRecord(f"value has {len(data) - source.tell()} bytes after the {kind.__name__}", field="value")
     if kind in _TAGGED:

@@ -32,7 +32,8 @@ def check_asset(value: str, field: str = "asset") -> str:
     """Like `check_name`; the prefix `hex:` is reserved for the spelling that `asset_of_content_id` gives."""
     check_name(value, field)
     if value.startswith(_HEX_PREFIX) and not _is_hex_spelling(value):
-        raise InvalidRecord(f"{field} starts with hex:, which is reserved for content ids that are no asset id", field=field)
+        message = f"{field} starts with hex:, which is reserved for content ids that are no asset id"
+        raise InvalidRecord(message, field=field)
     return value
 
 

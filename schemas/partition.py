@@ -17,8 +17,8 @@ def murmur2(data: bytes) -> int:
     length = len(data)
     words = length // 4
     h = _SEED ^ length
-    for k in _words(words).unpack_from(data):
-        k = (k * _M) & _MASK
+    for word in _words(words).unpack_from(data):
+        k = (word * _M) & _MASK
         h = (h * _M) & _MASK ^ ((k ^ (k >> 24)) * _M) & _MASK
     tail = data[words * 4 :]
     if tail:

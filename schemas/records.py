@@ -31,8 +31,8 @@ class KeyOrigin(StrEnum):
     IMPORTED = "IMPORTED"
 
 
-class TrackIdentity(Record, kw_only=True):
-    """A track of a key version; `declared` is False when no event named it."""
+class TrackIdentity(Record, frozen=True, kw_only=True):
+    """A track of a key version; `declared` is False when its first event named no tracks, so that it was defaulted."""
 
     label: str
     scheme: Scheme
@@ -40,7 +40,7 @@ class TrackIdentity(Record, kw_only=True):
     kid: bytes | None = None
 
 
-class KeySet(Record, kw_only=True):
+class KeySet(Record, frozen=True, kw_only=True):
     """The tracks that one event brought: one key record, named by `digest`."""
 
     digest: bytes
@@ -48,8 +48,13 @@ class KeySet(Record, kw_only=True):
     tracks: tuple[TrackIdentity, ...]
 
 
-class LivePeriods(Record, kw_only=True):
-    """Crypto periods [from_index, through_index] of a version; each has a key record of its own."""
+class LivePeriods(Record, frozen=True, kw_only=True):
+    """
+    Crypto periods of a version, each with a key record of its own.
+
+    [from_index, through_index] spans what was asked for; a period inside it that no event asked for is derived
+    all the same, and published when one does or by a repair.
+    """
 
     period_s: int
     start: int | None = None
@@ -59,7 +64,7 @@ class LivePeriods(Record, kw_only=True):
     tracks: tuple[TrackIdentity, ...]
 
 
-class KeyVersion(Record, kw_only=True):
+class KeyVersion(Record, frozen=True, kw_only=True):
     """One key version with the choices that its first event made."""
 
     key_version: int
@@ -72,7 +77,7 @@ class KeyVersion(Record, kw_only=True):
     live: LivePeriods | None = None
 
 
-class AcceptedEvent(Record, kw_only=True):
+class AcceptedEvent(Record, frozen=True, kw_only=True):
     """An idempotency id that was accepted, with the hash of its request."""
 
     event_id: str
@@ -81,7 +86,7 @@ class AcceptedEvent(Record, kw_only=True):
     timestamp: int
 
 
-class AssetRecord(Record, kw_only=True):
+class AssetRecord(Record, frozen=True, kw_only=True):
     """The fold of an asset's events; `versions` ascending, `recent` newest last."""
 
     organization: str
@@ -96,7 +101,7 @@ class AssetRecord(Record, kw_only=True):
     recent: tuple[AcceptedEvent, ...] = ()
 
 
-class TrackKey(Record, kw_only=True):
+class TrackKey(Record, frozen=True, kw_only=True):
     """One track's key, without the key."""
 
     kid: bytes
@@ -110,7 +115,7 @@ class TrackKey(Record, kw_only=True):
         check_size(self.fp, FINGERPRINT_SIZE, "tracks.fp")
 
 
-class CryptoPeriod(Record, kw_only=True):
+class CryptoPeriod(Record, frozen=True, kw_only=True):
     """One crypto period, [start, end) in epoch ms where the content has a clock."""
 
     index: int
@@ -118,8 +123,8 @@ class CryptoPeriod(Record, kw_only=True):
     end: int | None = None
 
 
-class KeyRecord(Record, kw_only=True):
-    """Wrapped keys of the tracks that one event brought, in the event's order. Write-once but for a higher KEK epoch."""
+class KeyRecord(Record, frozen=True, kw_only=True):
+    """Wrapped keys of the tracks that one event brought, in its order. Write-once but for a higher KEK epoch."""
 
     kek_epoch: int
     tracks: tuple[TrackKey, ...]
@@ -132,7 +137,7 @@ class KeyRecord(Record, kw_only=True):
     event: LogPosition
 
 
-class Claim(Record, kw_only=True):
+class Claim(Record, frozen=True, kw_only=True):
     """Who asks for a KID that the caller chose or brought. The lowest offset wins for ever."""
 
     organization: str
@@ -146,7 +151,7 @@ class Claim(Record, kw_only=True):
     event: LogPosition
 
 
-class PolicyRecord(Record, kw_only=True):
+class PolicyRecord(Record, frozen=True, kw_only=True):
     """A policy as it now is; `version` only goes up."""
 
     organization: str
@@ -162,7 +167,7 @@ class PolicyRecord(Record, kw_only=True):
     changed: int
 
 
-class DeadLetter(Record, kw_only=True):
+class DeadLetter(Record, frozen=True, kw_only=True):
     """An event that was refused: where it stood, why, and a hash of it. Never its content."""
 
     topic: str

@@ -10,9 +10,12 @@ from keymill.errors import InvalidRecord
 KID_SIZE: Final = 16
 DIGEST_SIZE: Final = 16
 FINGERPRINT_SIZE: Final = 16
+HASH_SIZE: Final = 32
 SALT_SIZES: Final = range(16, 65)
 DEFAULT_LABELS: Final = ("SD", "HD", "UHD1", "UHD2", "AUDIO")
 """The labels of an asset whose event names none: what Shaka Packager asks for."""
+CLEAR_LABEL: Final = "HLS_AES128"
+"""Clear-key HLS: its key is handed out as it is, so it is never the key of a protected track."""
 LABELS: Final = frozenset(DEFAULT_LABELS) | {
     "ALL",
     "VIDEO",
@@ -23,7 +26,7 @@ LABELS: Final = frozenset(DEFAULT_LABELS) | {
     "MULTICHANNEL_AUDIO",
     "MULTICHANNEL_AUDIO_3_6",
     "MULTICHANNEL_AUDIO_7",
-    "HLS_AES128",
+    CLEAR_LABEL,
 }
 """Every track label: Widevine's five, SPEKE 2's intendedTrackType values, and clear-key HLS."""
 MAX_TRACKS: Final = 64
@@ -32,6 +35,15 @@ MAX_PERIODS: Final = 1000
 """Crypto periods that one event may ask for; Shaka Packager asks for 10."""
 MAX_RECENT: Final = 32
 """Idempotency ids kept per asset (design 2)."""
+MAX_INT: Final = 2**31 - 1
+"""Avro's int; what is beyond would be written and then refused by every reader."""
+MAX_COUNT: Final = 2**53 - 1
+"""The largest number that every JSON reader keeps exactly; well inside Avro's long."""
+MAX_TIME_MS: Final = 253_402_300_799_999
+"""The end of the year 9999: the last time that RFC 3339 can write."""
+MAX_TEXT: Final = 512
+"""Characters of a name that people read: a policy's, a credential's."""
+
 
 class Record(msgspec.Struct, frozen=True):
     """Base of every value that is written down."""
@@ -55,7 +67,7 @@ class DrmSystem(StrEnum):
     FAIRPLAY = "fairplay"
 
 
-class LogPosition(Record, kw_only=True, order=True):
+class LogPosition(Record, frozen=True, kw_only=True, order=True):
     """A place in an append-only topic. Ordered by generation, then offset; only comparable within one record key."""
 
     generation: int
@@ -68,10 +80,16 @@ def check_size(value: bytes | None, size: int, field: str) -> None:
         raise InvalidRecord(f"{field} must have {size} bytes, not {len(value)}", field=field)
 
 
-def check_least(value: int | None, least: int, field: str) -> None:
-    """Refuse a number below *least*."""
-    if value is not None and value < least:
-        raise InvalidRecord(f"{field} must be {least} or more, not {value}", field=field)
+def check_range(value: int | None, least: int, most: int, field: str) -> None:
+    """Refuse a number outside *least* to *most*, both allowed."""
+    if value is not None and not least <= value <= most:
+        raise InvalidRecord(f"{field} must be {least} to {most}", field=field)
+
+
+def check_text(value: str, field: str) -> None:
+    """Refuse a name for people that is empty or longer than 512 characters."""
+    if not 0 < len(value) <= MAX_TEXT:
+        raise InvalidRecord(f"{field} must have 1 to {MAX_TEXT} characters", field=field)
 
 
 def check_label(label: str, field: str = "tracks.label") -> str:
@@ -79,7 +97,8 @@ def check_label(label: str, field: str = "tracks.label") -> str:
     parts = label.split("+")
     if not set(parts) <= LABELS or len(set(parts)) != len(parts) or ("ALL" in parts and len(parts) > 1):
         known = ", ".join(sorted(LABELS))
-        raise InvalidRecord(f"{field} {label[:64]!r} is not one of {known}, nor several of them joined by +", field=field)
+        message = f"{field} {label[:64]!r} is not one of {known}, nor several of them joined by +"
+        raise InvalidRecord(message, field=field)
     return label
 
 
@@ -91,7 +110,7 @@ def check_salt(salt: bytes | None) -> None:
 
 def check_window(start: int | None, end: int | None) -> None:
     """Refuse an availability window (epoch ms) that is negative or ends before it starts."""
-    check_least(start, 0, "available_from")
-    check_least(end, 0, "available_until")
+    check_range(start, 0, MAX_TIME_MS, "available_from")
+    check_range(end, 0, MAX_TIME_MS, "available_until")
     if start is not None and end is not None and end <= start:
         raise InvalidRecord("available_until must be after available_from", field="available_until")

@@ -20,7 +20,7 @@ CEK_SIZE: Final = 16
 IV_SIZE: Final = 16
 
 
-class DerivedKey(Record, kw_only=True):
+class DerivedKey(Record, frozen=True, kw_only=True):
     """A content key with its names. `cek` and `iv` have 16 bytes each."""
 
     kid: bytes

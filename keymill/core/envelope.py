@@ -24,7 +24,7 @@ TAG_SIZE: Final = 16
 _ENTRY: Final = CEK_SIZE + IV_SIZE
 
 
-class ClearKey(Record, kw_only=True):
+class ClearKey(Record, frozen=True, kw_only=True):
     """One unwrapped track key, 16 bytes each."""
 
     cek: Secret

@@ -21,16 +21,21 @@ from schemas.events import (
     PolicyAssigned,
 )
 from schemas.records import AcceptedEvent, AssetRecord, AssetState
-from schemas.values import MAX_RECENT, LogPosition, Record
+from schemas.values import MAX_RECENT, LogPosition, Record, check_window
 
 MAX_AHEAD_MS: Final = 24 * 3_600_000
 """An event time further ahead of its record's timestamp is a unit mistake or a broken clock."""
-MAX_ASSET_RECORD: Final = 60_000
-"""Below the key topic's 64 KiB, with room for the record key, headers and framing."""
+MAX_ASSET_RECORD: Final = 58_000
+"""
+Events that add keys may fill the record up to here.
+
+Below the key topic's 64 KiB: 6,000 bytes are left for the idempotency ids of later events, so that a revocation
+is never refused for size, and 1,500 for the record key, headers and framing.
+"""
 DEFAULT_POLICY: Final = 0
 
 
-class Coordinates(Record, kw_only=True):
+class Coordinates(Record, frozen=True, kw_only=True):
     """Where an event stands in the log; `timestamp` is the record's (LogAppendTime), epoch ms."""
 
     partition: int
@@ -38,7 +43,7 @@ class Coordinates(Record, kw_only=True):
     timestamp: int
 
 
-class Folded(Record, kw_only=True):
+class Folded(Record, frozen=True, kw_only=True):
     """The asset record after an event; `changed` is False when the event stood at or below `applied`."""
 
     asset: AssetRecord
@@ -59,13 +64,15 @@ def fold(event: AssetEvent, *, at: Coordinates, held: AssetRecord | None, root_v
     if held is not None and at.position <= held.applied:
         return Folded(asset=held, changed=False)
     if event.event_time > at.timestamp + MAX_AHEAD_MS:
-        raise InvalidRecord("event_time is more than 24 h ahead of the record: use epoch milliseconds", field="event_time")
+        message = "event_time is more than 24 h ahead of the record: use epoch milliseconds"
+        raise InvalidRecord(message, field="event_time")
     if held is not None and _is_repeat(event, held):
         return Folded(asset=msgspec.structs.replace(held, applied=at.position), changed=True)
     asset = _apply(event, at, held, root_version)
     asset = msgspec.structs.replace(asset, applied=at.position, recent=_remember(event, at, held))
-    if len(encode(asset)) > MAX_ASSET_RECORD:
-        raise Reject("the asset's record would exceed 60,000 bytes: too many versions or tracks", field="asset", code="asset_too_large")
+    if isinstance(event.body, AssetIngested | KeysRotated) and len(encode(asset)) > MAX_ASSET_RECORD:
+        message = f"the asset's record would exceed {MAX_ASSET_RECORD} bytes: too many key versions"
+        raise Reject(message, field="asset", code="asset_too_large")
     return Folded(asset=asset, changed=True)
 
 
@@ -73,7 +80,7 @@ def _is_repeat(event: AssetEvent, held: AssetRecord) -> bool:
     for accepted in held.recent:
         if accepted.event_id == event.event_id:
             if accepted.request_hash != request_hash(event):
-                message = f"event_id {event.event_id} was used before with another content, at offset {accepted.at.offset}"
+                message = f"event_id {event.event_id} was used with another content, at offset {accepted.at.offset}"
                 raise Conflict(message, field="event_id", code="idempotency_conflict")
             return True
     return False
@@ -100,7 +107,8 @@ def _apply(event: AssetEvent, at: Coordinates, held: AssetRecord | None, root_ve
     if isinstance(body, AssetIngested):
         return _ingest(body, choice, held or _new_asset(event, at))
     if held is None:
-        raise UnknownKey(f"asset {event.asset} has no ingest event before this one", field="asset", code="unknown_asset")
+        message = f"asset {event.asset} has no ingest event before this one"
+        raise UnknownKey(message, field="asset", code="unknown_asset")
     match body:
         case KeysRotated():
             return msgspec.structs.replace(held, versions=versions.rotate(body, choice, held.versions))
@@ -131,4 +139,6 @@ def _ingest(body: AssetIngested, choice: Choice, held: AssetRecord) -> AssetReco
         for name in ("policy_id", "product_id", "available_from", "available_until")
         if (value := getattr(body, name)) is not None
     }
-    return msgspec.structs.replace(held, versions=versions.ingest(body, choice, held.versions), **mutable)
+    asset = msgspec.structs.replace(held, versions=versions.ingest(body, choice, held.versions), **mutable)
+    check_window(asset.available_from, asset.available_until)
+    return asset

@@ -31,7 +31,7 @@ def canonical(*parts: Part) -> bytes:
     return bytes(out)
 
 
-class KeyIdentity(Record, kw_only=True):
+class KeyIdentity(Record, frozen=True, kw_only=True):
     """Everything that influences a derived CEK; `label` is `ALL_TRACKS` where one key serves all tracks."""
 
     organization: str

@@ -11,14 +11,24 @@ from keymill.core.derive import derive_key, fingerprint
 from keymill.core.envelope import ClearKey, wrap_keys
 from keymill.core.identity import ALL_TRACKS, KeyIdentity, key_set_digest
 from keymill.core.period import period_at
+from keymill.core.versions import ROTATED_PERIODS
 from keymill.secret import Secret
-from schemas.events import AssetEvent, AssetIngested
+from schemas.events import AssetEvent, AssetIngested, KeysRotated, PeriodRange
 from schemas.ids import key_set_key
-from schemas.records import AssetRecord, CryptoPeriod, KeyOrigin, KeyRecord, KeyVersion, LivePeriods, TrackIdentity, TrackKey
-from schemas.values import LogPosition, Record
+from schemas.records import (
+    AssetRecord,
+    CryptoPeriod,
+    KeyOrigin,
+    KeyRecord,
+    KeyVersion,
+    LivePeriods,
+    TrackIdentity,
+    TrackKey,
+)
+from schemas.values import CLEAR_LABEL, LogPosition, Record
 
 
-class Needed(Record, kw_only=True):
+class Needed(Record, frozen=True, kw_only=True):
     """One key record that an asset calls for, before its keys are made."""
 
     record_key: bytes
@@ -31,7 +41,7 @@ class Needed(Record, kw_only=True):
     event: LogPosition
 
 
-class Keys(Record, kw_only=True):
+class Keys(Record, frozen=True, kw_only=True):
     """What the KMS gave for (organization, root version) and the organization's current KEK epoch."""
 
     prk: Secret
@@ -44,7 +54,7 @@ def needed(asset: AssetRecord, event: AssetEvent | None) -> Iterator[Needed]:
     """
     The key records that *asset* calls for, oldest version first; publish those that the view lacks.
 
-    Crypto periods are limited to those that *event* asks for or begins; without an event all are named.
+    Crypto periods are limited to those that *event* asks for or renews; without an event all are named.
     """
     for version in asset.versions:
         for key_set in version.key_sets:
@@ -59,15 +69,23 @@ def needed(asset: AssetRecord, event: AssetEvent | None) -> Iterator[Needed]:
                 event=key_set.at,
             )
         if version.live:
-            for index in _periods(version.live, event):
+            for index in _periods(version, version.live, event):
                 yield _needed_period(asset, version, version.live, index)
 
 
-def _periods(live: LivePeriods, event: AssetEvent | None) -> range:
-    if event is None or not isinstance(event.body, AssetIngested):
-        return range(live.from_index, live.through_index + 1)
-    wanted = event.body.periods
-    return range(wanted.first_index, wanted.first_index + wanted.count) if wanted else range(0)
+def _periods(version: KeyVersion, live: LivePeriods, event: AssetEvent | None) -> range:
+    every = range(live.from_index, live.through_index + 1)
+    if event is None:
+        return every
+    match event.body:
+        case AssetIngested(periods=PeriodRange() as wanted):
+            return range(max(every.start, wanted.first_index), min(every.stop, wanted.first_index + wanted.count))
+        case AssetIngested(key_version=number) | KeysRotated(to_version=number) if (
+            number == version.key_version and version.created == live.at
+        ):
+            return every[:ROTATED_PERIODS]
+        case _:
+            return range(0)
 
 
 def _needed_period(asset: AssetRecord, version: KeyVersion, live: LivePeriods, index: int) -> Needed:
@@ -117,7 +135,7 @@ def _identity(asset: AssetRecord, need: Needed, track: TrackIdentity) -> KeyIden
         key_version=need.key_version,
         period=need.period.index if need.period else None,
         scheme=track.scheme,
-        label=ALL_TRACKS if need.single_key else track.label,
+        label=ALL_TRACKS if need.single_key and track.label != CLEAR_LABEL else track.label,
         root_version=need.root_version,
         salt=need.salt,
     )

@@ -6,11 +6,11 @@ from typing import Final
 import msgspec
 
 from keymill.core.identity import key_set_digest
-from keymill.errors import Conflict, Reject
+from keymill.errors import Conflict, InvalidRecord, Reject
 from schemas.codec import encode
 from schemas.events import AssetEvent, AssetIngested, KeysRotated, PeriodRange, TrackWish
 from schemas.records import KeySet, KeyVersion, LivePeriods, TrackIdentity
-from schemas.values import DEFAULT_LABELS, MAX_PERIODS, MAX_TRACKS, LogPosition, Record, Scheme
+from schemas.values import DEFAULT_LABELS, MAX_PERIODS, MAX_TIME_MS, MAX_TRACKS, LogPosition, Record, Scheme
 
 DEFAULT_SCHEMES: Final = (Scheme.CBCS,)
 ROTATED_PERIODS: Final = 10
@@ -20,7 +20,7 @@ Versions = tuple[KeyVersion, ...]
 Tracks = tuple[TrackIdentity, ...]
 
 
-class Choice(Record, kw_only=True):
+class Choice(Record, frozen=True, kw_only=True):
     """Who chooses, where in the log, and what the log's time fixes."""
 
     organization: str
@@ -42,11 +42,10 @@ def ingest(body: AssetIngested, choice: Choice, held: Versions) -> Versions:
     if wanted > current + 1:
         raise _gap("key_version", wanted, current)
     if wanted == current + 1:
-        version = _first(body, choice, wanted, held[-1] if held else None)
-        return (*held, _add(body, choice, version, held[-1] if held else None))
+        return (*held, _begin(body, choice, wanted, held[-1] if held else None))
     version = held[wanted - 1]
     _check_sticky(body, version)
-    return (*held[: wanted - 1], _add(body, choice, version, None), *held[wanted:])
+    return (*held[: wanted - 1], _add(body, choice, version), *held[wanted:])
 
 
 def rotate(body: KeysRotated, choice: Choice, held: Versions) -> Versions:
@@ -58,29 +57,42 @@ def rotate(body: KeysRotated, choice: Choice, held: Versions) -> Versions:
         if body.salt is not None and body.salt != held[body.to_version - 1].salt:
             raise _sticky("salt", body.to_version)
         return held
-    version = _first(AssetIngested(salt=body.salt), choice, body.to_version, previous)
-    if tracks := _renewed(previous):
-        version = _with_key_set(choice, version, tracks)
-    if previous.live:
-        newest = previous.live.through_index
-        since = max(previous.live.from_index, newest - ROTATED_PERIODS + 1)
-        live = msgspec.structs.replace(
-            previous.live, from_index=since, at=choice.at, tracks=_derived(previous.live.tracks)
-        )
-        version = msgspec.structs.replace(version, live=live)
-    return (*held, version)
+    return (*held, _begin(AssetIngested(salt=body.salt), choice, body.to_version, previous))
+
+
+def _begin(body: AssetIngested, choice: Choice, number: int, previous: KeyVersion | None) -> KeyVersion:
+    """A version's first event: what it names no choice for is inherited, the tracks too if it names none."""
+    version = _first(body, choice, number, previous)
+    if body.tracks is None and body.periods is None:
+        return _renew(choice, version, previous) if previous else _with_key_set(choice, version, _defaults(version))
+    return _add(body, choice, version, previous)
 
 
 def _first(body: AssetIngested, choice: Choice, number: int, previous: KeyVersion | None) -> KeyVersion:
-    single = body.single_key if body.single_key is not None else bool(previous and previous.single_key)
+    """A version without tracks. A salt is inherited: a salted title never falls back to the root alone."""
+    inherited = previous or KeyVersion(
+        key_version=0, root_version=0, single_key=False, schemes=DEFAULT_SCHEMES, created=choice.at
+    )
     return KeyVersion(
         key_version=number,
         root_version=choice.root_version,
-        salt=body.salt,
-        single_key=single,
-        schemes=body.schemes or (previous.schemes if previous else DEFAULT_SCHEMES),
+        salt=inherited.salt if body.salt is None else body.salt,
+        single_key=inherited.single_key if body.single_key is None else body.single_key,
+        schemes=inherited.schemes if body.schemes is None else tuple(dict.fromkeys(body.schemes)),
         created=choice.at,
     )
+
+
+def _renew(choice: Choice, version: KeyVersion, previous: KeyVersion) -> KeyVersion:
+    """The tracks of *previous*, and its newest crypto periods, under the keys of *version*."""
+    if tracks := tuple(track for key_set in previous.key_sets for track in key_set.tracks):
+        version = _with_key_set(choice, version, _derived(tracks))
+    if previous.live:
+        since = max(previous.live.from_index, previous.live.through_index - ROTATED_PERIODS + 1)
+        tracks = _derived(previous.live.tracks)
+        live = msgspec.structs.replace(previous.live, from_index=since, at=choice.at, tracks=tracks)
+        version = msgspec.structs.replace(version, live=live)
+    return version
 
 
 def _check_sticky(body: AssetIngested, version: KeyVersion) -> None:
@@ -92,14 +104,16 @@ def _check_sticky(body: AssetIngested, version: KeyVersion) -> None:
         raise _sticky("schemes", version.key_version)
 
 
-def _add(body: AssetIngested, choice: Choice, version: KeyVersion, previous: KeyVersion | None) -> KeyVersion:
+def _add(
+    body: AssetIngested, choice: Choice, version: KeyVersion, previous: KeyVersion | None = None
+) -> KeyVersion:
     wished = _wished(body.tracks, version)
     if body.periods is not None:
-        return _with_periods(body.periods, choice, version, wished)
-    if not wished and not version.key_sets:
-        wished = _renewed(previous) if previous else _defaults(version)
+        inherited = previous.live.tracks if previous and previous.live else _defaults(version)
+        return _with_periods(body.periods, choice, version, wished, inherited)
     known = {(track.label, track.scheme) for key_set in version.key_sets for track in key_set.tracks}
     added = tuple(track for track in wished if (track.label, track.scheme) not in known)
+    _check_count(len(known) + len(added))
     return _with_key_set(choice, version, added) if added else version
 
 
@@ -110,19 +124,23 @@ def _wished(wishes: tuple[TrackWish, ...] | None, version: KeyVersion) -> Tracks
             raise Reject("tracks.kid: KIDs chosen by the caller are not taken", field="tracks.kid", code="chosen_kid")
         for scheme in (wish.scheme,) if wish.scheme else version.schemes:
             tracks[wish.label, scheme] = TrackIdentity(label=wish.label, scheme=scheme, declared=True)
-    if len(tracks) > MAX_TRACKS:
-        raise Reject(f"tracks: {len(tracks)} keys in one event, at most {MAX_TRACKS}", field="tracks", code="too_many_tracks")
+    _check_count(len(tracks))
     return tuple(tracks.values())
+
+
+def _check_count(count: int) -> None:
+    """A rotation puts all tracks of a version into one key record, which must fit its topic."""
+    if count > MAX_TRACKS:
+        message = f"tracks: the version would have {count} keys, at most {MAX_TRACKS}"
+        raise Reject(message, field="tracks", code="too_many_tracks")
 
 
 def _defaults(version: KeyVersion) -> Tracks:
     return tuple(
-        TrackIdentity(label=label, scheme=scheme, declared=False) for scheme in version.schemes for label in DEFAULT_LABELS
+        TrackIdentity(label=label, scheme=scheme, declared=False)
+        for scheme in version.schemes
+        for label in DEFAULT_LABELS
     )
-
-
-def _renewed(previous: KeyVersion) -> Tracks:
-    return _derived(tuple(track for key_set in previous.key_sets for track in key_set.tracks))
 
 
 def _derived(tracks: Tracks) -> Tracks:
@@ -143,7 +161,9 @@ def _with_key_set(choice: Choice, version: KeyVersion, tracks: Tracks) -> KeyVer
     return msgspec.structs.replace(version, key_sets=(*version.key_sets, key_set))
 
 
-def _with_periods(wanted: PeriodRange, choice: Choice, version: KeyVersion, wished: Tracks) -> KeyVersion:
+def _with_periods(
+    wanted: PeriodRange, choice: Choice, version: KeyVersion, wished: Tracks, inherited: Tracks
+) -> KeyVersion:
     last = wanted.first_index + wanted.count - 1
     live = version.live
     if live is None:
@@ -153,17 +173,31 @@ def _with_periods(wanted: PeriodRange, choice: Choice, version: KeyVersion, wish
             from_index=wanted.first_index,
             through_index=last,
             at=choice.at,
-            tracks=wished or _defaults(version),
+            tracks=wished or _derived(inherited),
         )
-        return msgspec.structs.replace(version, live=live)
+    else:
+        _check_sticky_periods(wanted, wished, live, version.key_version)
+        live = msgspec.structs.replace(
+            live, from_index=min(live.from_index, wanted.first_index), through_index=max(live.through_index, last)
+        )
+    _check_clock(live)
+    return msgspec.structs.replace(version, live=live)
+
+
+def _check_sticky_periods(wanted: PeriodRange, wished: Tracks, live: LivePeriods, key_version: int) -> None:
     if wanted.period_s != live.period_s or wanted.start not in (None, live.start):
-        raise _sticky("periods", version.key_version)
+        raise _sticky("periods", key_version)
     if wished and {(t.label, t.scheme) for t in wished} != {(t.label, t.scheme) for t in live.tracks}:
-        raise _sticky("tracks", version.key_version)
+        raise _sticky("tracks", key_version)
+    last = wanted.first_index + wanted.count - 1
     if wanted.first_index > live.through_index + MAX_PERIODS or last < live.from_index - MAX_PERIODS:
-        raise Reject("periods.first_index is too far from the periods that exist", field="periods.first_index", code="period_gap")
-    since, through = min(live.from_index, wanted.first_index), max(live.through_index, last)
-    return msgspec.structs.replace(version, live=msgspec.structs.replace(live, from_index=since, through_index=through))
+        message = "periods.first_index is too far from the periods that exist: begin a new key_version"
+        raise Reject(message, field="periods.first_index", code="period_gap")
+
+
+def _check_clock(live: LivePeriods) -> None:
+    if live.start is not None and live.start + (live.through_index + 1) * live.period_s * 1000 > MAX_TIME_MS:
+        raise InvalidRecord("periods end after the year 9999", field="periods")
 
 
 def _sticky(field: str, key_version: int) -> Conflict:

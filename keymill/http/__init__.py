@@ -1,0 +1,1 @@
+"""What gateway, proxy and the processor's health port share: server, problem documents, health, request ids."""

@@ -1,0 +1,92 @@
+"""/healthz (the process answers), /readyz (it should be sent work), /metrics (Prometheus), and the counting of requests."""
+
+import os
+import time
+from collections.abc import Callable
+
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from keymill import telemetry
+from keymill.errors import NotReady
+from keymill.http.problems import problem
+
+Check = Callable[[], str | None]
+"""Why the program is not ready, or None."""
+
+
+class Readiness:
+    """Whether work should be sent here: not once the program stops, and only while every check passes."""
+
+    def __init__(self, *checks: Check) -> None:
+        self._checks = checks
+        self.stopping = False
+
+    def reason(self) -> str | None:
+        """Why not, for a person; None when ready."""
+        if self.stopping:
+            return "the program is stopping"
+        return next((reason for check in self._checks if (reason := check())), None)
+
+    def require(self) -> None:
+        """Raise `NotReady` (503 with Retry-After) when not ready."""
+        if reason := self.reason():
+            raise NotReady(reason)
+
+
+def health_routes(readiness: Readiness) -> list[BaseRoute]:
+    """The three routes; they need no credential and show no secret."""
+
+    async def healthz(_request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def readyz(_request: Request) -> Response:
+        if reason := readiness.reason():
+            return problem(503, "not_ready", reason, headers={"retry-after": "1"})
+        return JSONResponse({"status": "ready"})
+
+    async def metrics(_request: Request) -> Response:
+        return PlainTextResponse(generate_latest(_registry()), media_type=CONTENT_TYPE_LATEST)
+
+    return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
+
+
+def _registry() -> CollectorRegistry:
+    """The registry of this process, or of all workers when prometheus_client shares files between them."""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return REGISTRY
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return registry
+
+
+class Measured:
+    """ASGI middleware: counts and times answers by program, route template (never the path) and status."""
+
+    def __init__(self, app: ASGIApp, *, program: str) -> None:
+        self._app = app
+        self._program = program
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status, begun = 0, time.perf_counter()
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            route = getattr(scope.get("route"), "path", "unmatched")
+            telemetry.REQUESTS.labels(self._program, route, str(status)).inc()
+            telemetry.REQUEST_SECONDS.labels(self._program, route).observe(time.perf_counter() - begun)

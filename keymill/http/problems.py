@@ -1,0 +1,143 @@
+"""
+Problem documents (RFC 9457): what a caller is told when a request fails.
+
+`code` is stable and listed in docs/errors.md, `detail` is for a person. Only messages of our own errors are shown;
+whatever else is raised becomes a 500 without detail, and its trace goes to the log.
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from keymill import telemetry
+from keymill.errors import Conflict, InvalidRecord, KeymillError, Reject, Retry, UnknownKey
+
+MEDIA_TYPE: Final = "application/problem+json"
+TYPE_PREFIX: Final = "urn:keymill:problem:"
+log = telemetry.logger("http")
+
+
+class HttpReject(Reject):
+    """A refusal that only HTTP knows (401, 403, 413 …), with its status and the headers that belong to it."""
+
+    def __init__(
+        self, status: int, code: str, message: str, *, field: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message, field=field, code=code)
+        self.status = status
+        self.headers = dict(headers or {})
+
+
+def status_of(error: KeymillError) -> int:
+    """The HTTP status of an error's fate and class."""
+    match error:
+        case HttpReject():
+            return error.status
+        case InvalidRecord():
+            return 400
+        case Conflict():
+            return 409
+        case UnknownKey():
+            return 404
+        case Reject():
+            return 422
+        case Retry():
+            return 503
+    return 500
+
+
+def problem(
+    status: int, code: str, detail: str, *, headers: Mapping[str, str] | None = None, **members: Any
+) -> Response:
+    """A problem document; *members* that are empty are left out."""
+    document = {
+        "type": TYPE_PREFIX + code,
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "code": code,
+        "detail": detail,
+        "request_id": telemetry.request_id.get(),
+    } | members
+    content = msgspec.json.encode({name: value for name, value in document.items() if value not in ("", None)})
+    return Response(content, status, dict(headers or {}) | {"cache-control": "no-store"}, MEDIA_TYPE)
+
+
+def problem_of(error: Exception) -> Response:
+    """The answer to an error: its own words when it is ours and no fault of this program, else 500 without detail."""
+    match error:
+        case HttpReject():
+            return problem(error.status, error.code, str(error), headers=error.headers, field=error.field)
+        case Reject():
+            return problem(status_of(error), error.code, str(error), field=error.field)
+        case Retry():
+            return problem(503, error.code, str(error), headers={"retry-after": str(error.retry_after_s)})
+        case HTTPException():
+            code = HTTPStatus(error.status_code).name.lower()
+            return problem(error.status_code, code, str(error.detail), headers=error.headers)
+    log.error("request failed", error=type(error).__name__, exc_info=error)
+    return problem(500, "internal", "the request failed inside keymill; the log names it by its request id")
+
+
+def handler(_request: Request, error: Exception) -> Response:
+    """Answer an error inside Starlette or FastAPI, given there as `exception_handlers=HANDLERS`."""
+    return problem_of(error)
+
+
+HANDLERS: Final[dict[Any, Any]] = {HTTPException: handler, KeymillError: handler, Exception: handler}
+
+
+class Problems:
+    """
+    ASGI middleware, outside of the application: whatever it raises becomes a problem document.
+
+    With *cors* every answer, errors too, may be read by any origin, and a preflight is answered here: players
+    run on pages of others and authenticate with tokens, never with cookies.
+    """
+
+    def __init__(self, app: ASGIApp, *, cors: bool = False) -> None:
+        self._app = app
+        self._cors = _CORS if cors else []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = finished = False
+
+        async def marked(message: Message) -> None:
+            nonlocal started, finished
+            finished = message["type"] == "http.response.body" and not message.get("more_body")
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [*message.get("headers", ()), *self._cors]
+            await send(message)
+
+        if self._cors and scope["method"] == "OPTIONS":
+            await Response(status_code=204, headers=_PREFLIGHT)(scope, receive, marked)
+            return
+        try:
+            await self._app(scope, receive, marked)
+        except Exception as error:
+            if finished:  # Starlette raises an unexpected error again after its handler has answered it
+                return
+            if started:
+                raise
+            await problem_of(error)(scope, receive, marked)
+
+
+_CORS: Final = [
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-expose-headers", b"x-request-id, retry-after, age, x-keymill-staleness"),
+]
+_PREFLIGHT: Final = {
+    "access-control-allow-methods": "GET, POST, OPTIONS",
+    "access-control-allow-headers": "authorization, content-type, x-request-id",
+    "access-control-max-age": "600",
+}

@@ -41,9 +41,11 @@ bench: .venv/ready ## measure: throughput, latency, bootstrap, licenses; prints 
 docs: .venv/ready ## write the generated pages of docs/ again
 	@$(BIN)/python -m keymill.ops.docs
 
-lock: .venv/ready ## resolve the dependencies again into requirements.lock
+lock: .venv/ready ## resolve the dependencies again into the two lock files
 	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-annotate --upgrade --quiet --custom-compile-command "make lock" -o requirements.lock
+	@$(BIN)/uv pip compile pyproject.toml --constraint requirements.lock --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-annotate --quiet --custom-compile-command "make lock" -o requirements-run.lock
 
 clean: ## remove the environment and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

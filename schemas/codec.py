@@ -13,7 +13,8 @@ from typing import Any, Final, TypeVar
 
 import fastavro
 import msgspec
-from fastavro.schema import fingerprint, parse_schema, to_parsing_canonical_form
+from fastavro.read import SchemaResolutionError
+from fastavro.schema import SchemaParseException, fingerprint, parse_schema, to_parsing_canonical_form
 
 from keymill.errors import InvalidRecord
 from schemas import access, events, records
@@ -35,9 +36,26 @@ SCHEMA_FILES: Final[dict[type[Record], str]] = {
     access.Service: "service",
     access.Credential: "credential",
     records.DeadLetter: "dead_letter",
+    records.TopicAdopted: "topic_adopted",
 }
 _TAGGED: Final = frozenset({events.AssetEvent, events.PolicyChange, access.Credential})
 """Records whose `body` is a union of records; msgspec's tag and Avro's branch name are the same word."""
+
+
+SchemaError = SchemaParseException
+_UNREADABLE: Final = (
+    EOFError,
+    IndexError,
+    ValueError,
+    OverflowError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    MemoryError,
+    RecursionError,
+    SchemaResolutionError,
+)
+"""What fastavro raises on bytes that are no value of the schema, or of one that does not resolve to ours."""
 
 
 class Schema(msgspec.Struct, frozen=True):
@@ -51,7 +69,7 @@ class Schema(msgspec.Struct, frozen=True):
 def schema_of(kind: type[Record]) -> Schema:
     """The schema that *kind* is written with."""
     text = files("schemas").joinpath(f"{SCHEMA_FILES[kind]}.avsc").read_text()
-    return _load(json.loads(text))
+    return load(json.loads(text))
 
 
 @cache
@@ -61,12 +79,13 @@ def readable(kind: type[Record]) -> dict[bytes, Schema]:
     found = {schema_of(kind).header: schema_of(kind)}
     if folder.is_dir():
         for entry in folder.iterdir():
-            schema = _load(json.loads(entry.read_text()))
+            schema = load(json.loads(entry.read_text()))
             found.setdefault(schema.header, schema)
     return found
 
 
-def _load(definition: Any) -> Schema:
+def load(definition: Any) -> Schema:
+    """Parse a schema; raises `SchemaError` or `ValueError` when it is none."""
     crc = bytes.fromhex(fingerprint(to_parsing_canonical_form(definition), "CRC-64-AVRO"))
     return Schema(parsed=parse_schema(definition), header=MARKER + crc)
 
@@ -96,11 +115,16 @@ def decode(data: bytes, kind: type[T]) -> T:
     writer = readable(kind).get(header)
     if writer is None:
         raise InvalidRecord(_unknown(header, kind), field="value")
+    return decode_body(data, HEADER_SIZE, writer, kind)
+
+
+def decode_body(data: bytes, start: int, writer: Schema, kind: type[T]) -> T:
+    """Like `decode`, of the Avro body that begins at *start* and was written with *writer*."""
     source = io.BytesIO(data)
-    source.seek(HEADER_SIZE)
+    source.seek(start)
     try:
         value = _read(source, writer, schema_of(kind))
-    except (EOFError, IndexError, ValueError, OverflowError, KeyError, TypeError, MemoryError) as error:
+    except _UNREADABLE as error:
         message = f"value is no {kind.__name__}: {type(error).__name__} while decoding"
         raise InvalidRecord(message, field="value") from None
     if source.tell() != len(data):
@@ -134,16 +158,19 @@ def decode_json(data: bytes, kind: type[T]) -> T:
     """Like `decode`, of the JSON form: Avro's field names, bytes as base64, the body's branch in its member `type`."""
     try:
         return msgspec.json.decode(data, type=kind)
+    except RecursionError:
+        raise InvalidRecord(f"{kind.__name__}: the JSON is nested too deeply", field="value") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRecord(f"{kind.__name__}: {error}", field=_field_of(str(error))) from None
 
 
 def _field_of(message: str) -> str:
-    _, found, path = message.rpartition("at `$.")
-    if found:
-        return path.rstrip("`")
-    _, found, name = message.rpartition("field `")
-    return name.rstrip("`") if found else "value"
+    """The field that msgspec's message is about, as our own checks name it: `tracks.scheme`, without the body."""
+    _, _, path = message.partition(" - at `$.")
+    _, _, name = message.partition(" field `")
+    parts = [part.partition("[")[0] for part in path.rstrip("`").split(".")]
+    parts.append(name.partition("`")[0])
+    return ".".join(part for part in parts if part and part != "body") or "value"
 
 
 def _unknown(header: bytes, kind: type[Record]) -> str:

@@ -45,8 +45,8 @@ MAX_TEXT: Final = 512
 """Characters of a name that people read: a policy's, a credential's."""
 
 
-class Record(msgspec.Struct, frozen=True):
-    """Base of every value that is written down."""
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of every value that is written down. JSON with a field that nobody knows is refused: mostly a slip."""
 
 
 class Scheme(StrEnum):
@@ -78,6 +78,11 @@ def check_size(value: bytes | None, size: int, field: str) -> None:
     """Refuse bytes of another length."""
     if value is not None and len(value) != size:
         raise InvalidRecord(f"{field} must have {size} bytes, not {len(value)}", field=field)
+
+
+def check_least(value: int | None, least: int, field: str) -> None:
+    """Refuse a number below *least*, or beyond Avro's int."""
+    check_range(value, least, MAX_INT, field)
 
 
 def check_range(value: int | None, least: int, most: int, field: str) -> None:

@@ -12,12 +12,12 @@ from typing import Final
 
 from keymill.errors import NotReady
 from keymill.kafka.producer import Outgoing, Publisher
+from keymill.snapshot.layout import Rejection
 from keymill.snapshot.reader import SnapshotReader
 from keymill.telemetry import DEAD_LETTERS, EVENTS, PUBLISHED, REPAIRS, REQUEST_ID_HEADER, RUN_SECONDS, logger
 from schemas import topics
 from schemas.codec import encode
 from schemas.ids import asset_key
-from schemas.partition import partition_for
 from schemas.records import AssetRecord
 from streams.decide import Decided, Decider
 from streams.faults import crash_point
@@ -103,17 +103,24 @@ class Provisioner:
     async def repair(self, partitions: frozenset[int]) -> None:
         """Write again what a late or rogue writer has superseded on the partitions that this worker owns."""
         async with self._lock:
-            for wrong in self._reader.regressions():
-                if wrong.topic != topics.KEYS.name or wrong.partition not in partitions:
-                    continue
-                held = self._reader.raw(topics.KEYS.name, wrong.record_key)
-                if held is None or self._overlay.holds(wrong.partition, wrong.record_key):
-                    continue
+            for wrong, held in self._superseded(partitions):
                 log.warning("repair", record_key=wrong.record_key.decode(), offset=wrong.offset, reason=wrong.reason)
-                again = Outgoing(topic=topics.KEYS.name, record_key=wrong.record_key, value=held)
+                again = Outgoing(topic=wrong.topic, record_key=wrong.record_key, value=held, partition=wrong.partition)
                 (offset,) = await self._publisher.publish([again])
                 self._overlay.add(wrong.partition, wrong.record_key, offset)
                 REPAIRS.labels(wrong.reason).inc()
+
+    def _superseded(self, partitions: frozenset[int]) -> list[tuple[Rejection, bytes]]:
+        with self._reader.at_once() as view:
+            wrong = [
+                each
+                for each in view.regressions()
+                if each.topic == topics.KEYS.name
+                and each.partition in partitions
+                and not self._overlay.holds(each.partition, each.record_key)
+            ]
+            held = [(each, view.raw(each.topic, each.record_key)) for each in wrong]
+        return [(each, value) for each, value in held if value is not None]
 
     def _position(self, partition: int) -> int:
         return self._reader.state().positions.get(topics.KEYS.name, {}).get(partition, 0)
@@ -190,8 +197,3 @@ class Provisioner:
 def owned_partitions(tps: Iterable[TopicPartition]) -> frozenset[int]:
     """Partition numbers of the asset topic among *tps*; the key topic's are the same (design 2)."""
     return frozenset(partition for topic, partition in tps if topic == topics.ASSETS.name)
-
-
-def partition_of_asset(organization: str, asset: str, partitions: int) -> int:
-    """Where an asset's events and records stand."""
-    return partition_for(asset_key(organization, asset), partitions)

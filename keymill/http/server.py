@@ -64,6 +64,12 @@ def url_of(bound: socket.socket, settings: Settings) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
+def announce(url: str) -> None:
+    """Tell whoever started this program where it answers: one line of JSON on stdout."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, json.dumps({"listening": url}).encode() + b"\n")
+
+
 def serve(
     app: ASGIApp,
     *,
@@ -187,8 +193,7 @@ class _Server(uvicorn.Server):
         """Start, then say where."""
         await super().startup(sockets)
         if self._url and not self.should_exit:
-            with contextlib.suppress(BrokenPipeError):
-                os.write(1, json.dumps({"listening": self._url}).encode() + b"\n")
+            announce(self._url)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the long waits, then finish."""

@@ -1,0 +1,150 @@
+"""
+The processor: a Faust worker beside a follower that keeps its view.
+
+A start: (1) settings and topics, (2) keys, (3) the follower's first catch-up, (4) only then the consumer group. It ends
+on SIGTERM with 0, on anything unexpected with 1, and what was not committed is read again by the next worker.
+"""
+
+import asyncio
+import signal
+import time
+from functools import partial
+from types import FrameType
+from typing import Any, Final
+
+from starlette.applications import Starlette
+
+from keymill import telemetry
+from keymill.config import ProcessorSettings
+from keymill.errors import Misconfigured, NotReady
+from keymill.http.health import Readiness, health_routes
+from keymill.http.server import announce, dress, listen, serve_beside, url_of
+from keymill.kafka.admin import end_offsets, require_topics
+from keymill.kafka.producer import Publisher
+from keymill.kms.keyfile import KeyFile
+from keymill.kms.keyring import Keyring
+from keymill.snapshot.follower import Follower
+from keymill.snapshot.reader import SnapshotReader
+from schemas import framing, topics
+from streams.app import App, agent, build_app, run_worker
+from streams.decide import Decider
+from streams.provision import Provisioner, owned_partitions
+from streams.registry import registry_lookup
+from streams.runs import TopicPartition
+
+TOPICS: Final = (topics.ASSETS.name, topics.KEYS.name, topics.DEAD_LETTERS.name)
+VIEW: Final = (topics.KEYS.name,)
+REPAIR_S: Final = 1.0
+"""How often the owner of a partition looks for regressions to repair."""
+CATCH_UP_POLL_S: Final = 0.05
+
+log = telemetry.logger("streams.main")
+
+
+def run(settings: ProcessorSettings) -> int:
+    """Run a processor until SIGTERM; returns the exit code."""
+    telemetry.configure("processor", settings.log_level)
+    _check(settings)
+    stop = _Stop()
+    adopted = require_topics(settings.bootstrap, TOPICS)
+    keyring = Keyring(KeyFile(settings.keys_path))
+    bound = listen(settings.host, settings.processor_port)
+    announce(url_of(bound, settings))
+    folder = settings.data / "views" / f"processor-{settings.instance_id or 'single'}"
+    with Follower(folder, settings=settings, topics=VIEW) as follower, SnapshotReader(folder) as reader:
+        if not _await_view(reader, stop):
+            return 0
+        publisher = Publisher(
+            settings.bootstrap,
+            {name: topic.partitions for name, topic in adopted.items()},
+            delivery_timeout_s=settings.delivery_timeout_s,
+        )
+        partitions = adopted[topics.ASSETS.name].partitions
+        provisioner = Provisioner(
+            decider=Decider(
+                keyring,
+                partial(framing.decode_event, registry=registry_lookup(settings.registry_url)),
+                partitions=partitions,
+                generation=adopted[topics.ASSETS.name].generation,
+            ),
+            reader=reader,
+            publisher=publisher,
+            end_offset=partial(_end_offset, settings.bootstrap),
+            partitions=partitions,
+        )
+        app = _app(settings, provisioner, reader, follower, bound)
+        try:
+            return run_worker(app)
+        finally:
+            publisher.close()
+
+
+def _check(settings: ProcessorSettings) -> None:
+    if not settings.bootstrap:
+        raise Misconfigured("bootstrap (KEYMILL_BOOTSTRAP) is empty: name the Kafka brokers, or run `keymill up`")
+    if settings.delivery_timeout_s >= settings.session_timeout_s:
+        raise Misconfigured("delivery_timeout_s must be below session_timeout_s: a send must end before its partition moves")
+
+
+class _Stop:
+    """SIGTERM while the view catches up, before Faust has handlers of its own."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked = True
+
+
+def _await_view(reader: SnapshotReader, stop: _Stop) -> bool:
+    while not (state := reader.state()).live:
+        if stop.asked:
+            return False
+        if state.error:
+            raise NotReady(f"the view cannot catch up: {state.error}")
+        time.sleep(CATCH_UP_POLL_S)
+    return True
+
+
+def _end_offset(bootstrap: str, partition: int) -> int:
+    return end_offsets(bootstrap, topics.KEYS.name)[partition]
+
+
+def _app(settings: ProcessorSettings, provisioner: Provisioner, reader: SnapshotReader, follower: Follower, bound: Any) -> App:
+    owned: set[int] = set()
+
+    def assigned(tps: frozenset[TopicPartition]) -> None:
+        owned.clear()
+        owned.update(owned_partitions(tps))
+        provisioner.assigned(tps)
+
+    def revoked(tps: frozenset[TopicPartition]) -> None:
+        owned.clear()
+        provisioner.revoked(tps)
+
+    app = build_app(
+        bootstrap=settings.bootstrap,
+        app_id=settings.group,
+        group_instance_id=settings.instance_id or None,
+        session_timeout_s=settings.session_timeout_s,
+        on_assigned=assigned,
+        on_revoked=revoked,
+    )
+    agent(app, topics.ASSETS.name, provisioner.handle)
+    readiness = Readiness(lambda: None if app.consumer and app.consumer.assignment() is not None else "no group yet")
+
+    async def health() -> None:
+        web = Starlette(routes=health_routes(readiness))
+        await serve_beside(dress(web, program="processor"), settings=settings, bound=bound)
+
+    async def repair() -> None:
+        while not app.should_stop:
+            await asyncio.sleep(REPAIR_S)
+            follower.check()
+            await provisioner.repair(frozenset(owned))
+
+    app.task(health)
+    app.task(repair)
+    return app

@@ -1,0 +1,58 @@
+"""Small real things for tests: an append-only log with Kafka's compaction, and a clock that only tests move."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class LogRecord:
+    """One record of a `MemoryLog`."""
+
+    offset: int
+    key: bytes
+    value: bytes
+    timestamp: int
+
+
+@dataclass
+class Clock:
+    """Epoch ms; never goes back."""
+
+    now_ms: int = 1_800_000_000_000
+
+    def advance(self, ms: int) -> int:
+        """Move on and return the time."""
+        assert ms >= 0
+        self.now_ms += ms
+        return self.now_ms
+
+
+@dataclass
+class MemoryLog:
+    """
+    One partition: appends get ascending offsets and the log's own time.
+
+    Compaction keeps the last record of each key below `clean_to` and never reuses or moves an offset.
+    """
+
+    clock: Clock = field(default_factory=Clock)
+    records: list[LogRecord] = field(default_factory=list)
+    end: int = 0
+
+    def append(self, key: bytes, value: bytes) -> int:
+        """Append and return the offset."""
+        self.records.append(LogRecord(self.end, key, value, self.clock.now_ms))
+        self.end += 1
+        return self.end - 1
+
+    def read(self, start: int = 0) -> Iterator[LogRecord]:
+        """Every record from offset *start* that compaction has left."""
+        return iter([record for record in self.records if record.offset >= start])
+
+    def compact(self, clean_to: int) -> int:
+        """Drop records below *clean_to* that a later record of the same key supersedes; return how many."""
+        last = {record.key: record.offset for record in self.records}
+        kept = [r for r in self.records if r.offset >= clean_to or last[r.key] == r.offset]
+        dropped = len(self.records) - len(kept)
+        self.records = kept
+        return dropped

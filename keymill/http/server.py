@@ -70,6 +70,12 @@ def announce(url: str) -> None:
         os.write(1, json.dumps({"listening": url}).encode() + b"\n")
 
 
+def announce(url: str) -> None:
+    """Tell the program that started this one where it listens: `{"listening": URL}` on stdout, on a line of its own."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, json.dumps({"listening": url}).encode() + b"\n")
+
+
 def serve(
     app: ASGIApp,
     *,
@@ -77,7 +83,7 @@ def serve(
     bound: socket.socket,
     readiness: Readiness | None = None,
     on_stop: Callable[[], None] | None = None,
-    announce: bool = True,
+    announced: bool = True,
 ) -> int:
     """
     Serve until a signal; return the exit code. Call in the main thread.
@@ -85,7 +91,7 @@ def serve(
     Args:
         readiness: marked as stopping as soon as the signal comes.
         on_stop: called in the event loop before requests are waited for, to end long waits.
-        announce: print `{"listening": URL}` on stdout once the application answers.
+        announced: call `announce` once the application answers.
 
     Raises:
         KeymillError: what the application's life span raised at its start.
@@ -93,7 +99,7 @@ def serve(
     if isinstance(settings, HttpSettings):
         settings.require_tls()
     span = _Span(app)
-    server = _Server(_config(span, settings), readiness, on_stop, url_of(bound, settings) if announce else "")
+    server = _Server(_config(span, settings), readiness, on_stop, url_of(bound, settings) if announced else "")
     try:
         server.run(sockets=[bound])
     except SystemExit as error:

@@ -1,4 +1,4 @@
-"""/healthz (the process answers), /readyz (it should be sent work), /metrics (Prometheus), and the counting of requests."""
+"""/healthz (the process answers), /readyz (it should be sent work), /metrics (Prometheus), and what it counts."""
 
 import os
 import time

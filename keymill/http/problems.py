@@ -34,22 +34,21 @@ class HttpReject(Reject):
         self.headers = dict(headers or {})
 
 
+_STATUSES: Final[dict[type[KeymillError], int]] = {
+    InvalidRecord: 400,
+    Conflict: 409,
+    UnknownKey: 404,
+    Reject: 422,
+    Retry: 503,
+}
+"""The first class that fits decides."""
+
+
 def status_of(error: KeymillError) -> int:
     """The HTTP status of an error's fate and class."""
-    match error:
-        case HttpReject():
-            return error.status
-        case InvalidRecord():
-            return 400
-        case Conflict():
-            return 409
-        case UnknownKey():
-            return 404
-        case Reject():
-            return 422
-        case Retry():
-            return 503
-    return 500
+    if isinstance(error, HttpReject):
+        return error.status
+    return next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 500)
 
 
 def problem(

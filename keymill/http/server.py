@@ -70,12 +70,6 @@ def announce(url: str) -> None:
         os.write(1, json.dumps({"listening": url}).encode() + b"\n")
 
 
-def announce(url: str) -> None:
-    """Tell the program that started this one where it listens: `{"listening": URL}` on stdout, on a line of its own."""
-    with contextlib.suppress(BrokenPipeError):
-        os.write(1, json.dumps({"listening": url}).encode() + b"\n")
-
-
 def serve(
     app: ASGIApp,
     *,
@@ -112,7 +106,7 @@ def serve(
 
 
 async def serve_beside(app: ASGIApp, *, settings: Settings, bound: socket.socket) -> None:
-    """Serve inside a running event loop that has its own signal handling, until cancelled (the processor's health port)."""
+    """Serve inside a loop that has its own signal handling, until cancelled: the processor's health port."""
     server = _Beside(_config(app, settings, lifespan=False))
     await server.serve(sockets=[bound])
 

@@ -1,7 +1,13 @@
 """Small real things for tests: an append-only log with Kafka's compaction, and a clock that only tests move."""
 
+import hashlib
+import hmac
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+
+from keymill.errors import UnknownKey
+from keymill.kms.provider import RootActivation
+from keymill.secret import Secret
 
 
 @dataclass(frozen=True)
@@ -56,3 +62,44 @@ class MemoryLog:
         dropped = len(self.records) - len(kept)
         self.records = kept
         return dropped
+
+
+@dataclass
+class MemoryKms:
+    """A KMS whose roots and KEKs follow from a name: real cryptography, nothing to keep."""
+
+    names: tuple[str, ...] = ("demo",)
+    kek_epochs: tuple[int, ...] = (1,)
+    activations: tuple[RootActivation, ...] = (RootActivation(root_version=1, activates=0),)
+
+    def hmac(self, organization: str, root_version: int, message: bytes) -> Secret:
+        """HMAC under the root."""
+        if organization not in self.names:
+            raise UnknownKey(f"no organization {organization}")
+        return Secret(hmac.digest(self._bytes(f"root {organization} {root_version}", 32), message, "sha256"))
+
+    def kek(self, organization: str, epoch: int) -> Secret:
+        """The KEK of an epoch."""
+        return Secret(self._bytes(f"kek {organization} {epoch}", 64))
+
+    def epochs(self, organization: str) -> tuple[int, ...]:
+        """Every epoch."""
+        return self.kek_epochs
+
+    def schedule(self, organization: str) -> tuple[RootActivation, ...]:
+        """Every activation."""
+        if organization not in self.names:
+            raise UnknownKey(f"no organization {organization}")
+        return self.activations
+
+    def intake_kek(self, epoch: int | None = None) -> tuple[int, Secret]:
+        """The one intake KEK."""
+        return epoch or 1, Secret(self._bytes("intake", 64))
+
+    def organizations(self) -> tuple[str, ...]:
+        """Every organization."""
+        return self.names
+
+    @staticmethod
+    def _bytes(name: str, size: int) -> bytes:
+        return hashlib.shake_256(name.encode()).digest(size)

@@ -9,7 +9,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from tests.golden import second
+from tests.golden import second, verdicts
 
 FOLDER = Path(__file__).parents[2] / "schemas" / "golden"
 LABELS = ("SD", "HD", "UHD1", "UHD2", "AUDIO", "HLS_AES128", "HD+UHD1", "STEREO_AUDIO")
@@ -121,9 +121,83 @@ def partitions():
     return {"murmur2": given, "topics": topics}
 
 
+def ids():
+    """Names with what they are: an organization, an asset id, a content id with its asset id."""
+    content = (
+        b"bbb",
+        b"A.b_c~d:e@f-g",
+        b"x" * 128,
+        b"\x00",
+        b"a b",
+        b"a/b",
+        b"hex:61",
+        b"hex:",
+        "ü".encode(),
+        b"z" * 61 + b" ",
+    )
+    return {
+        "organizations": {
+            "valid": ["a", "0", "demo", "studio-7", "a" * 63, "a-", "a--b"],
+            "invalid": ["", "-", "-a", "A", "a_b", "a.b", "a" * 64, "a\n", "a/b", "ä"],
+        },
+        "assets": {
+            "valid": [
+                "a",
+                "-",
+                "~",
+                ".",
+                "A.b_c~d:e@f-g",
+                "x" * 128,
+                "HEX:61",
+                "hexa",
+                "hex:00",
+                "hex:6120",
+                "hex:6865783a",
+            ],
+            "invalid": [
+                "",
+                "a b",
+                "a/b",
+                "a\n",
+                "x" * 129,
+                "ü",
+                "a%2Fb",
+                "hex:",
+                "hex:6",
+                "hex:61",
+                "hex:6G",
+                "hex:0A",
+                "hex:zz",
+            ],
+        },
+        "content_ids": [{"content_id": given.hex(), "asset": _asset_of(given)} for given in content],
+        "content_ids_refused": ["", (b" " * 63).hex(), (b"x" * 129).hex()],
+        "record_keys": {
+            "asset": ["demo", "bbb", "demo/bbb"],
+            "key_set": [
+                "demo",
+                "bbb",
+                "00112233445566778899aabbccddeeff",
+                "demo/bbb/k/00112233445566778899aabbccddeeff",
+            ],
+        },
+    }
+
+
+def _asset_of(content_id):
+    """Design 2: bytes that are an asset id are it; any other becomes hex: and its hex digits."""
+    allowed = set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._~:@-")
+    if set(content_id) <= allowed and not content_id.startswith(b"hex:"):
+        return content_id.decode()
+    return "hex:" + content_id.hex()
+
+
+MADE = (keys, partitions, ids, verdicts.records, verdicts.events)
+
+
 def written():
     """Each file with its text."""
-    return {f"{made.__name__}.json": json.dumps(made(), indent=1) + "\n" for made in (keys, partitions)}
+    return {f"{made.__name__}.json": json.dumps(made(), indent=1) + "\n" for made in MADE}
 
 
 if __name__ == "__main__":

@@ -15,16 +15,14 @@ from cryptography.hazmat.primitives.cmac import CMAC
 
 def parts(*values):
     """Length-prefixed parts: text as UTF-8, numbers as 8 bytes, None as nothing."""
-    out = b""
-    for value in values:
-        if value is None:
-            value = b""
-        elif isinstance(value, str):
-            value = value.encode("utf-8")
-        elif isinstance(value, int):
-            value = struct.pack(">Q", value)
-        out += struct.pack(">I", len(value)) + value
-    return out
+    plain = [_part(value) for value in values]
+    return b"".join(struct.pack(">I", len(part)) + part for part in plain)
+
+
+def _part(value):
+    if isinstance(value, int):
+        return struct.pack(">Q", value)
+    return value.encode("utf-8") if isinstance(value, str) else value or b""
 
 
 def mac(key, message):

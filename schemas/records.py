@@ -6,7 +6,7 @@ The `.avsc` files beside this module are the contract; field names and order are
 from enum import StrEnum
 
 from schemas.events import Policy
-from schemas.values import FINGERPRINT_SIZE, KID_SIZE, LogPosition, Record, Scheme, check_size
+from schemas.values import FINGERPRINT_SIZE, KID_SIZE, LogPosition, Record, Scheme, check_least, check_size
 
 
 class AssetState(StrEnum):
@@ -184,3 +184,17 @@ class DeadLetter(Record, frozen=True, kw_only=True):
     request_id: str | None = None
     value_size: int
     value_sha256: bytes
+
+
+class TopicAdopted(Record, frozen=True, kw_only=True):
+    """The topic id that programs work with; `generation` counts the topics of that name (`LogPosition`)."""
+
+    topic: str
+    topic_id: str
+    generation: int
+    partitions: int
+    adopted: int
+
+    def __post_init__(self) -> None:
+        check_least(self.generation, 0, "generation")
+        check_least(self.partitions, 1, "partitions")

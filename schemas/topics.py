@@ -134,11 +134,11 @@ CREDENTIALS: Final = Topic(
 )
 STATUS: Final = Topic(
     name="drm.status.v1",
-    record_key="program instance",
-    records=(),
+    record_key="program instance, or topic/name",
+    records=(records.TopicAdopted,),
     cleanup=Cleanup.COMPACT,
-    writers=(Program.PROCESSOR, Program.GATEWAY, Program.PROXY),
-    readers=(Program.OPS,),
+    writers=(Program.PROCESSOR, Program.GATEWAY, Program.PROXY, Program.OPS),
+    readers=_READERS_OF_VIEWS,
     configs={"min.compaction.lag.ms": "0"},  # only the last report of an instance matters
 )
 AUDIT: Final = Topic(

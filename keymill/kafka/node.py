@@ -24,6 +24,7 @@ FORMAT_DEADLINE_S = 60  # takes 1.3 s; this is for a machine that is busy with s
 STOP_DEADLINE_S = 20  # a broker with a quorum stops in 1 s; a kill afterwards costs a log recovery, nothing more
 STEP_S = 0.02
 TAIL_BYTES = 65536
+TAKEN = "Address already in use"
 
 
 class PortTaken(Misconfigured):
@@ -141,14 +142,14 @@ class Node:
     def failure(self) -> KeymillError:
         """Say why the broker ended, as far as its logs tell."""
         words = self.last_words()
-        if "Address already in use" in words:
-            return PortTaken(f"a port of the Kafka broker in {self.folder.home} is taken by another program: {words}")
+        if TAKEN in words:
+            return PortTaken(f"another program took a port of Kafka's while it started: {words}")
         return Unavailable(f"the Kafka broker ended with status {self.status}: {words} (see {self.folder.log})")
 
     def last_words(self) -> str:
         """Give the line of the logs since the last start that says most about a failure."""
         lines = [*_since(self.folder.log, self._log_start), *_since(self.folder.jvm_log, 0)]
-        for sign in ("Caused by:", "Address already in use", "Exception", "ERROR", "Error"):
+        for sign in (TAKEN, "Caused by:", "Exception", "ERROR", "Error"):
             for line in lines:
                 if sign in line:
                     return line.strip()

@@ -42,13 +42,13 @@ def up(
     port_base: Annotated[int | None, typer.Option(help="first of the ports taken; free ones if absent")] = None,
     processors: Annotated[int | None, typer.Option(help="how many processors")] = None,
     bootstrap: Bootstrap = None,
+    parent: Parent = None,
 ) -> int:
     """Run Kafka and every program on this machine; prints one line of JSON when everything answers."""
     from keymill.ops.up import run
 
-    return run(
-        load(UpSettings, file=settings, data=data, port_base=port_base, processors=processors, bootstrap=bootstrap)
-    )
+    given = {"port_base": port_base, "processors": processors}
+    return run(_load(UpSettings, settings, parent, data=data, bootstrap=bootstrap, **given))
 
 
 def processor(

@@ -1,0 +1,153 @@
+"""The whole chain in a real browser: packager, gateway, Kafka, proxy, Shaka Player, picture."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from keymill.ops.demo import browser, loopback, media, prove
+from keymill.ops.demo.browser import Playback
+from keymill.ops.demo.package import Packaged, package
+from keymill.ops.demo.page import Show, serving
+from keymill.ops.demo.player import player_script
+from keymill.ops.demo.prove import TrackProof
+from keymill.ops.demo.stack import Stack, issue_token
+
+SCHEMES = ("cbcs", "cenc")
+LIFETIME_S = 600
+FORBIDDEN = 403
+SHAKA_LICENSE_REQUEST_FAILED, SHAKA_BAD_HTTP_STATUS, SHAKA_VIDEO_ERROR = 6007, 1001, 3016
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(scope="session")
+def film() -> media.Film:
+    """The clear film."""
+    return media.prepare()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Path:
+    """The machine's Chromium; a machine without one fails the test."""
+    found = browser.find_chromium()
+    assert found is not None, "no Chromium: apt-get install chromium, or set KEYMILL_CHROMIUM"
+    return found
+
+
+@pytest.fixture(scope="session", params=SCHEMES)
+def packaged(
+    request: pytest.FixtureRequest, up: Stack, film: media.Film, tmp_path_factory: pytest.TempPathFactory
+) -> Packaged:
+    """The film, encrypted with keys that the packager fetched from the gateway; an asset for each scheme."""
+    folder = tmp_path_factory.mktemp("packaged") / "film"
+    return package(up.up, film, asset=f"playback-{request.param}", scheme=request.param, into=folder)
+
+
+def license_url(up: Stack, packaged: Packaged, *, expires_in_s: int = LIFETIME_S) -> str:
+    """The proxy's door for the film with a token of its own."""
+    organization = up.up.credentials.organization
+    token = issue_token(Path(up.up.data), organization=organization, asset=packaged.asset, expires_in_s=expires_in_s)
+    return prove.license_url(up.up.proxy, organization=organization, asset=packaged.asset, token=token)
+
+
+def play(
+    chromium: Path, packaged: Packaged, url: str, *, settle_s: float = 0.0, deadline_s: float = browser.DEADLINE_S
+) -> Playback:
+    """Play the film in the browser with the license behind *url*."""
+    show = Show(packaged, event=None, record=None, license_url=lambda: url, player=player_script())
+    with serving(show) as page:
+        return browser.play(chromium, page, settle_s=settle_s, deadline_s=deadline_s)
+
+
+def test_decrypted_frames_are_the_sources(up: Stack, packaged: Packaged, film: media.Film) -> None:
+    """With the proxy's keys every frame of every track is the source's; with a wrong key it is not."""
+    granted = prove.fetch_license(license_url(up, packaged), list(packaged.kids.values()))
+    proofs = prove.prove(film, packaged, granted)
+    assert [
+        TrackProof(label, proof.frames, True, True) for label, proof in zip(film.tracks, proofs, strict=True)
+    ] == proofs
+    assert prove.decrypted(proofs)
+
+
+def test_every_track_has_a_key_of_its_own(packaged: Packaged, film: media.Film) -> None:
+    """SD, HD and sound are encrypted under three KIDs, and both manifests are there."""
+    assert set(film.tracks) == set(packaged.kids)
+    assert len(film.tracks) == len(set(packaged.kids.values()))
+    assert packaged.manifest.is_file() and (packaged.folder / "master.m3u8").is_file()
+
+
+def test_film_plays(up: Stack, packaged: Packaged, chromium: Path) -> None:
+    """A browser plays it with the proxy's license: no error, all keys usable, frames decoded."""
+    seen = play(chromium, packaged, license_url(up, packaged))
+    assert [] == seen.errors
+    assert seen.played
+    assert {kid.hex() for kid in packaged.kids.values()} <= set(seen.statuses)
+
+
+def test_denied_license_shows_nothing(up: Stack, packaged: Packaged, chromium: Path) -> None:
+    """An expired token is refused with a machine-readable reason, and not one frame is shown."""
+    seen = play(chromium, packaged, license_url(up, packaged, expires_in_s=-60), settle_s=2.0)
+    assert SHAKA_LICENSE_REQUEST_FAILED == seen.errors[0].code
+    cause = seen.errors[0].data[0]
+    assert SHAKA_BAD_HTTP_STATUS == cause["code"]
+    _address, status, body = cause["data"][:3]
+    assert FORBIDDEN == status
+    assert json.loads(body)["code"]
+    assert (0, False) == (seen.frames, seen.played)
+
+
+def test_wrong_key_is_seen(up: Stack, packaged: Packaged, chromium: Path) -> None:
+    """Keys that somebody changed on the way look usable to the browser, but the film does not play."""
+    with tampering(license_url(up, packaged), flip_a_bit) as url:
+        seen = play(chromium, packaged, url, settle_s=1.0)  # the player announces statuses half a second late
+    assert {"usable"} == set(seen.statuses.values())
+    assert SHAKA_VIDEO_ERROR in [error.code for error in seen.errors]
+    assert not seen.played
+
+
+def test_missing_sound_key_is_seen(up: Stack, packaged: Packaged, chromium: Path) -> None:
+    """Without the sound's key the player reports no error: time stands still, and that does not count as played."""
+    sound = prove.base64url(packaged.kids["AUDIO"])
+    with tampering(license_url(up, packaged), lambda keys: [key for key in keys if key["kid"] != sound]) as url:
+        seen = play(chromium, packaged, url, deadline_s=5.0)
+    assert [] == seen.errors
+    assert "waitingforkey" in [name for name, _time in seen.events]
+    assert not seen.played
+
+
+def flip_a_bit(keys: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Every key with its first bits changed."""
+    return [{**key, "k": ("A" if key["k"][0] != "A" else "B") + key["k"][1:]} for key in keys]
+
+
+@contextmanager
+def tampering(upstream: str, change: Callable[[list[dict[str, str]]], list[dict[str, str]]]) -> Iterator[str]:
+    """A server between player and proxy that hands out a changed license."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            """Fetch the license and change it."""
+            asked = self.rfile.read(int(self.headers["Content-Length"]))
+            granted = json.loads(loopback.call(upstream, body=asked).body)
+            body = json.dumps({**granted, "keys": change(granted["keys"])}).encode()
+            self.send_response(200)
+            self.send_header("Access-Control-Allow-Origin", "*")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_arguments: object) -> None:
+            """Say nothing: the requests stand in the test."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        server.server_close()

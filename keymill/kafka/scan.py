@@ -1,0 +1,68 @@
+"""Reading a partition from a place to its end, once: for replay, audits and look-ups."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+
+from keymill.errors import Corrupt, Unavailable
+
+BATCH: Final = 10_000
+POLL_S: Final = 0.5
+STALL_S: Final = 30.0
+"""Without progress for so long the brokers are gone, or a transaction pins the log."""
+
+
+def scan_partition(bootstrap: str, topic: str, partition: int, *, start: int | None = None, end: int) -> Iterator[Message]:
+    """
+    Every record of a partition with start <= offset < end, in order. *start* None is the first one kept.
+
+    The end is the caller's, taken beforehand with a read_uncommitted lens; control records and compaction holes are
+    passed over, so the position counts, not the last record.
+
+    Raises:
+        Unavailable: no progress for 30 s.
+        Corrupt: the place to start at does not exist any more.
+    """
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "keymill-scan",  # never joined: assign() only
+            "enable.auto.commit": False,
+            "auto.offset.reset": "error",
+            "isolation.level": "read_committed",
+            "enable.partition.eof": False,
+            "fetch.message.max.bytes": 4_194_304,
+        }
+    )
+    try:
+        first = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=STALL_S)[0]
+        begin = first if start is None else start
+        if begin < first:
+            raise Corrupt(f"{topic}-{partition} begins at offset {first}, offset {begin} is gone")
+        consumer.assign([TopicPartition(topic, partition, begin)])
+        yield from _records(consumer, topic, partition, begin, end)
+    finally:
+        consumer.close()
+
+
+def _records(consumer: Consumer, topic: str, partition: int, begin: int, end: int) -> Iterator[Message]:
+    position, idle_s = begin, 0.0
+    while position < end:
+        messages = consumer.consume(BATCH, timeout=POLL_S)
+        for message in messages:
+            if error := message.error():
+                raise _failure(error, topic, partition)
+            offset = message.offset()
+            if offset is not None and offset < end:
+                yield message
+        reached = consumer.position([TopicPartition(topic, partition)])[0].offset
+        idle_s = 0.0 if reached > position else idle_s + POLL_S
+        position = max(position, reached)
+        if idle_s > STALL_S:
+            raise Unavailable(f"{topic}-{partition}: nothing after offset {position} for {STALL_S:.0f} s, expected up to {end}")
+
+
+def _failure(error: KafkaError, topic: str, partition: int) -> Corrupt | Unavailable:
+    name = f"{topic}-{partition}: {error.str()}"
+    return Corrupt(name) if error.code() == KafkaError._AUTO_OFFSET_RESET else Unavailable(name)

@@ -1,0 +1,27 @@
+"""Where the brokers of a data folder are: what `keymill up` wrote down, unless the settings name them."""
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from keymill.config import Settings
+from keymill.errors import Misconfigured
+
+FILE: Final = "up.json"
+
+
+def write_address(data: Path, line: dict[str, Any]) -> None:
+    """Note where a running `keymill up` answers; no credential among it."""
+    (data / FILE).write_text(json.dumps({name: value for name, value in line.items() if name != "credentials"}, indent=1))
+
+
+def bootstrap_of(settings: Settings) -> str:
+    """The brokers to ask. Raises `Misconfigured` when nothing names them."""
+    if settings.bootstrap:
+        return settings.bootstrap
+    try:
+        return str(json.loads((settings.data / FILE).read_text())["kafka"])
+    except (OSError, ValueError, KeyError):
+        raise Misconfigured(
+            f"no brokers are named: give --bootstrap, or --data with the folder of a running `keymill up` (not {settings.data})"
+        ) from None

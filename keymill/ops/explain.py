@@ -1,0 +1,137 @@
+"""`keymill explain KID`: where a key comes from: key record, asset, policy, and the event that called for it."""
+
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from keymill.config import Settings, load
+from keymill.core.folding import DEFAULT_POLICY
+from keymill.errors import InvalidRecord, Misconfigured, UnknownKey
+from keymill.kafka.scan import scan_partition
+from keymill.ops.address import bootstrap_of
+from keymill.snapshot.layout import Owner
+from keymill.snapshot.reader import SnapshotReader
+from keymill.snapshot.reads import Reads
+from schemas import topics
+from schemas.framing import decode_event
+from schemas.ids import asset_key
+from schemas.records import AssetRecord, KeyRecord
+
+
+def explain(
+    kid: Annotated[str, typer.Argument(help="KID in any UUID spelling")],
+    data: Annotated[Path | None, typer.Option("--data", help="data folder with a view")] = None,
+    bootstrap: Annotated[str | None, typer.Option("--bootstrap", help="Kafka brokers")] = None,
+    organization: Annotated[str | None, typer.Option("--organization", help="all organizations if absent")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> int:
+    """Print the lineage of a key with its coordinates, from a local view and the log. Never the key."""
+    settings = load(Settings, data=data, bootstrap=bootstrap)
+    with SnapshotReader(_view(settings.data)).open(wait_s=0) as reader, reader.at_once() as view:
+        lineage = _lineage(view, _kid(kid), [organization] if organization else _organizations(view))
+    lineage["event"] |= _event(bootstrap_of(settings), lineage["event"])
+    if as_json:
+        typer.echo(msgspec.json.encode(lineage).decode())
+    else:
+        _show(lineage)
+    return 0
+
+
+def _kid(text: str) -> bytes:
+    try:
+        return uuid.UUID(text).bytes
+    except ValueError:
+        raise InvalidRecord(f"{text[:64]!r} is no KID: give 32 hex digits, dashes or not", field="kid") from None
+
+
+def _view(data: Path) -> Path:
+    for name in ("gateway", "proxy"):
+        if (data / "views" / name).is_dir():
+            return data / "views" / name
+    raise Misconfigured(f"{data} holds no view: give --data with the folder of a gateway or proxy")
+
+
+def _organizations(view: Reads) -> list[str]:
+    return [credential.organization for credential in view.credentials_by_id("self")]
+
+
+def _lineage(view: Reads, kid: bytes, organizations: list[str]) -> dict[str, Any]:
+    for organization in organizations:
+        owner = view.owner(organization, kid)
+        if owner is not None:
+            return _found(view, kid, organization, owner)
+    raise UnknownKey(f"KID {uuid.UUID(bytes=kid)} is not in the view; organizations looked at: {', '.join(organizations)}")
+
+
+def _found(view: Reads, kid: bytes, organization: str, owner: Owner) -> dict[str, Any]:
+    record, asset = view.key_record(owner.record_key), view.asset(organization, owner.asset)
+    if record is None:
+        raise UnknownKey(f"KID {uuid.UUID(bytes=kid)} is indexed, but its key record is gone: rebuild the view")
+    asset_place = view.coordinates(topics.KEYS.name, asset_key(organization, owner.asset))
+    return {
+        "kid": str(uuid.UUID(bytes=kid)),
+        "fingerprint": owner.fp.hex(),
+        "organization": organization,
+        "asset": owner.asset,
+        "state": asset.state.value if asset else None,
+        "tracks": [f"{track.label}/{track.scheme.value}" for track in record.tracks if track.kid == kid],
+        "key_version": record.key_version,
+        "root_version": record.root_version,
+        "kek_epoch": record.kek_epoch,
+        "period": record.period.index if record.period else None,
+        "policy": _policy(view, organization, asset),
+        "key_record": _place(view.coordinates(topics.KEYS.name, owner.record_key)) | {"record_key": owner.record_key.decode()},
+        "asset_record": _place(asset_place),
+        "event": _event_place(record, view.coordinates(topics.KEYS.name, owner.record_key)),
+    }
+
+
+def _policy(view: Reads, organization: str, asset: AssetRecord | None) -> dict[str, Any]:
+    policy_id = asset.policy_id if asset else DEFAULT_POLICY
+    stored = view.policy(organization, policy_id)
+    return {"id": policy_id, "version": stored.version if stored else 0, "name": stored.name if stored else "built-in default"}
+
+
+def _place(place: Any) -> dict[str, Any]:
+    return {"topic": topics.KEYS.name, "partition": place.partition, "offset": place.offset} if place else {}
+
+
+def _event_place(record: KeyRecord, place: Any) -> dict[str, Any]:
+    # Asset and key partitions are equal in number and function (design 2), so the event stands on the same partition.
+    return {
+        "topic": topics.ASSETS.name,
+        "generation": record.event.generation,
+        "partition": place.partition if place else None,
+        "offset": record.event.offset,
+    }
+
+
+def _event(bootstrap: str, at: dict[str, Any]) -> dict[str, Any]:
+    scan = scan_partition(bootstrap, at["topic"], at["partition"], start=at["offset"], end=at["offset"] + 1)
+    message = next(iter(scan), None)
+    if message is None:
+        return {"found": False}
+    event = decode_event(message.value() or b"", [(name, value or b"") for name, value in message.headers() or ()])
+    return {
+        "found": True,
+        "kind": type(event.body).__name__,
+        "event_id": event.event_id,
+        "event_time": _time(event.event_time),
+        "recorded": _time(message.timestamp()[1]),
+    }
+
+
+def _time(epoch_ms: int) -> str:
+    return datetime.fromtimestamp(epoch_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _show(lineage: dict[str, Any]) -> None:
+    for name, value in lineage.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {each}" for key, each in value.items() if each is not None)
+        if value is not None:
+            typer.echo(f"{name:14} {', '.join(value) if isinstance(value, list) else value}")

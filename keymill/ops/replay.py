@@ -1,0 +1,92 @@
+"""`keymill replay`: read the log again from its beginning and compare. Writes nothing, may run while everything serves."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from confluent_kafka import Message
+from rich.console import Console
+from rich.progress import Progress
+
+from keymill.config import Settings, load
+from keymill.kafka.admin import end_offsets, require_topics
+from keymill.kafka.scan import scan_partition
+from keymill.kms.keyfile import KeyFile
+from keymill.kms.keyring import Keyring
+from keymill.ops.address import bootstrap_of
+from keymill.ops.replaying import Held, Report, compare
+from schemas import topics
+from schemas.framing import decode_event
+from streams.decide import Decider
+from streams.runs import RawRecord
+
+
+def verify(settings: Settings, bootstrap: str, console: Console) -> Report:
+    """Replay every partition of the asset topic; a progress bar on a terminal, nothing elsewhere."""
+    adopted = require_topics(bootstrap, (topics.ASSETS.name, topics.KEYS.name))
+    source = adopted[topics.ASSETS.name]
+    decider = Decider(
+        Keyring(KeyFile(settings.keys_path)), decode_event, partitions=source.partitions, generation=source.generation
+    )
+    report = Report()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("replaying", total=source.partitions)
+        for partition in range(source.partitions):
+            held = _held(bootstrap, partition, report)
+            end = end_offsets(bootstrap, topics.ASSETS.name)[partition]
+            events = map(_raw, scan_partition(bootstrap, topics.ASSETS.name, partition, end=end))
+            compare(events, held, decider, source.generation, report)
+            progress.advance(task)
+    return report
+
+
+def _held(bootstrap: str, partition: int, report: Report) -> Held:
+    held = Held(partition)
+    end = end_offsets(bootstrap, topics.KEYS.name)[partition]
+    for message in scan_partition(bootstrap, topics.KEYS.name, partition, end=end):
+        held.add(message.key() or b"", message.value(), report)
+    return held
+
+
+def _raw(message: Message) -> RawRecord:
+    kind, timestamp = message.timestamp()
+    return RawRecord(
+        topic=str(message.topic()),
+        partition=int(message.partition() or 0),
+        offset=int(message.offset() or 0),
+        timestamp_ms=timestamp,
+        timestamp_type=kind,
+        key=message.key(),
+        value=message.value(),
+        headers=tuple((name, value or b"") for name, value in message.headers() or ()),
+    )
+
+
+def replay(
+    data: Annotated[Path | None, typer.Option("--data", help="data folder")] = None,
+    bootstrap: Annotated[str | None, typer.Option("--bootstrap", help="Kafka brokers")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> int:
+    """
+    Derive again what every asset event calls for and compare it with the key topic; changes nothing.
+
+    Exit code 1 when anything is missing, different or unexpected; each difference is listed.
+    """
+    settings = load(Settings, data=data, bootstrap=bootstrap)
+    report = verify(settings, bootstrap_of(settings), Console(stderr=True))
+    if as_json:
+        typer.echo(msgspec.json.encode(report).decode())
+    else:
+        _show(report)
+    return 0 if report.clean() else 1
+
+
+def _show(report: Report) -> None:
+    for each in report.differences:
+        typer.echo(f"{each.kind}: {each.record_key}: {each.detail}")
+    typer.echo(
+        f"{report.events} events: {report.identical} records identical, {report.missing} missing, "
+        f"{report.different} different, {report.unexpected} unexpected, {report.refused} events refused, "
+        f"{report.pending} pending"
+    )

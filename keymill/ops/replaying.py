@@ -1,0 +1,174 @@
+"""
+Replay in verify mode: derive again what the asset events call for, and compare with what the key topic holds.
+
+Pure over the records it is given; `keymill.ops.replay` reads them. Asset and key partitions are equal, so one
+partition at a time is complete in itself.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from keymill.core.view import identity_of
+from keymill.errors import InvalidRecord
+from schemas import topics
+from schemas.codec import decode
+from schemas.ids import asset_key, is_key_set
+from schemas.records import AssetRecord, KeyRecord
+from schemas.values import Record
+from streams.decide import Decided, Decider
+from streams.runs import RawRecord, Run
+
+MAX_LISTED: Final = 1000
+"""Differences that are listed by name; all are counted."""
+
+
+class Difference(Record, frozen=True, kw_only=True):
+    """One record that is not what the log says it must be. `kind`: missing, different or unexpected."""
+
+    kind: str
+    record_key: str
+    detail: str
+
+
+class Report(Record, kw_only=True):
+    """
+    What a replay found.
+
+    Args:
+        identical: records with the same KIDs, fingerprints and fields; the wrapping epoch is not compared.
+        missing: records that an event calls for and the topic lacks.
+        different: records that contradict their events.
+        unexpected: records that no event calls for.
+        refused: events that can never succeed, each in the dead letters.
+        pending: events newer than anything the processors have applied.
+    """
+
+    identical: int = 0
+    missing: int = 0
+    different: int = 0
+    unexpected: int = 0
+    refused: int = 0
+    pending: int = 0
+    events: int = 0
+    differences: list[Difference] = []
+
+    def note(self, kind: str, record_key: bytes, detail: str) -> None:
+        """Count a difference, and list it while there is room."""
+        setattr(self, kind, getattr(self, kind) + 1)
+        if len(self.differences) < MAX_LISTED:
+            self.differences.append(Difference(kind=kind, record_key=record_key.decode("utf-8", "replace"), detail=detail))
+
+    def clean(self) -> bool:
+        """Whether the topic holds exactly what the log calls for."""
+        return not (self.missing or self.different or self.unexpected)
+
+
+class Held:
+    """The newest record of every record key of one partition of the key topic."""
+
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
+        self.values: dict[bytes, bytes] = {}
+        self.applied: dict[bytes, tuple[int, int]] = {}
+        self.newest = (0, -1)
+
+    def add(self, record_key: bytes, value: bytes | None, report: Report) -> None:
+        """Take a record in topic order."""
+        if value is None:
+            report.note("different", record_key, "a tombstone: keys are revoked, never deleted")
+            return
+        self.values[record_key] = value
+        if not is_key_set(record_key):
+            try:
+                position = decode(value, AssetRecord).applied
+            except InvalidRecord as error:
+                report.note("different", record_key, str(error))
+                return
+            self.applied[record_key] = (position.generation, position.offset)
+            self.newest = max(self.newest, self.applied[record_key])
+
+
+class _Recomputed:
+    """What replaying the events of one partition gives; also the `Lookup` of its `Decider`."""
+
+    def __init__(self) -> None:
+        self.assets: dict[bytes, AssetRecord] = {}
+        self.key_records: dict[bytes, bytes] = {}
+
+    def asset(self, organization: str, asset: str) -> AssetRecord | None:
+        """See `streams.decide.Lookup`."""
+        return self.assets.get(asset_key(organization, asset))
+
+    def has(self, record_key: bytes) -> bool:
+        """See `streams.decide.Lookup`."""
+        return record_key in self.key_records
+
+
+def compare(events: Iterable[RawRecord], held: Held, decider: Decider, generation: int, report: Report) -> None:
+    """Replay one partition's *events* and add what differs from *held* to the report."""
+    again = _Recomputed()
+    for event in events:
+        report.events += 1
+        if _is_pending(event, held, generation):
+            report.pending += 1
+            continue
+        decided = decider.begin(_run_of(event, generation))
+        decider.record(event, decided, again)
+        _take(decided, again, report)
+    _judge(again, held, report)
+
+
+def _is_pending(event: RawRecord, held: Held, generation: int) -> bool:
+    at = (generation, event.offset)
+    reached = held.applied.get(event.key or b"")
+    return at > (held.newest if reached is None else reached)
+
+
+def _run_of(event: RawRecord, generation: int) -> Run:
+    return Run(
+        topic=event.topic,
+        partition=event.partition,
+        generation=generation,
+        epoch=0,
+        start=event.offset,
+        end=event.offset + 1,
+        records=(event,),
+        size=0,
+    )
+
+
+def _take(decided: Decided, again: _Recomputed, report: Report) -> None:
+    report.refused += len(decided.dead_letters)
+    again.assets.update(decided.assets)
+    again.key_records.update(decided.key_records)
+
+
+def _judge(again: _Recomputed, held: Held, report: Report) -> None:
+    for record_key, asset in again.assets.items():
+        value = held.values.get(record_key)
+        if value is None:
+            report.note("missing", record_key, "asset record")
+        elif record_key in held.applied and decode(value, AssetRecord) != asset:
+            report.note("different", record_key, "asset record is not the fold of its events")
+        else:
+            report.identical += 1
+    for record_key, expected in again.key_records.items():
+        _judge_key_record(record_key, expected, held, report)
+    for record_key in held.values.keys() - again.assets.keys() - again.key_records.keys():
+        report.note("unexpected", record_key, f"no event of {topics.ASSETS.name} calls for it")
+
+
+def _judge_key_record(record_key: bytes, expected: bytes, held: Held, report: Report) -> None:
+    value = held.values.get(record_key)
+    if value is None:
+        report.note("missing", record_key, "key record")
+        return
+    try:
+        found = decode(value, KeyRecord)
+    except InvalidRecord as error:
+        report.note("different", record_key, str(error))
+        return
+    if identity_of(found) != identity_of(decode(expected, KeyRecord)):
+        report.note("different", record_key, "KIDs, fingerprints or identity differ")
+    else:
+        report.identical += 1

@@ -10,7 +10,7 @@ import os
 import signal
 import ssl
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import MappingProxyType
 from typing import Any
 
@@ -31,8 +31,11 @@ SESSION_TIMEOUT_S = 45.0
 RUN_RECORDS_MAX = 1000
 """Records of one run at most: about 40 ms of work, so a drain of 5 s never cuts a healthy run."""
 
-FETCH_BYTES_MAX = 4 * 1024 * 1024
-"""Bytes the broker sends per partition and fetch; four such runs stay below the transport's 32 MiB."""
+FETCH_BYTES_MAX = 1024 * 1024
+"""
+Bytes the broker sends per partition and fetch, or one record if that is larger: what aiokafka holds ahead of the
+transport's own 32 MiB is this times the partitions.
+"""
 
 STREAM_QUEUE_MAX = 64
 """Never reached, the transport allows four runs; far above, so that Faust's own pressure callbacks stay silent."""
@@ -163,22 +166,30 @@ def agent(app: App, topic: str, handler: Handler) -> None:
 class _Worker(Worker):
     """Faust's worker with our signals, without its console decoration and its logging setup."""
 
-    def __init__(self, app: App, **kwargs: Any) -> None:
+    def __init__(self, app: App, stop_asked: Callable[[], bool], **kwargs: Any) -> None:
         super().__init__(app, quiet=True, override_logging=False, **kwargs)
         self.spinner = None
+        self._stop_asked = stop_asked
         self._watchdog: threading.Timer | None = None
 
     def _install_signal_handlers_unix(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             self.loop.add_signal_handler(number, self._on_signal, number)
 
-    def _on_signal(self, number: Any) -> None:
+        if self._stop_asked():
+            self._on_signal(signal.SIGTERM)
+
+    def _on_signal(self, number: int) -> None:
         if self._signal_stop_time:
             log.warning("second_signal", message="exit at once; runs in flight are abandoned un-acked")
             os._exit(128 + number)
         self.arm_watchdog()
         self._flag_as_shutdown_by_signal()
-        self._schedule_shutdown(number)
+        self._schedule_shutdown(signal.Signals(number))
+
+    def on_worker_shutdown(self) -> None:
+        """Faust is about to stop its services, after a signal or a crash."""
+        self.arm_watchdog()
 
     def arm_watchdog(self) -> None:
         """From now on the process ends within `EXIT_DEADLINE_S`, whatever hangs."""
@@ -188,21 +199,26 @@ class _Worker(Worker):
             self._watchdog.start()
 
     def disarm_watchdog(self) -> None:
-        """Everything has ended."""
-        if self._watchdog is not None:
+        """Faust is done; but for a thread that still hangs the interpreter would wait for ever, so then it stays armed."""
+        hanging = [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]
+        if self._watchdog is not None and not hanging:
             self._watchdog.cancel()
 
 
-def run_worker(app: App) -> int:
+def run_worker(app: App, *, stop_asked: Callable[[], bool] = lambda: False) -> int:
     """
     Run the app until SIGTERM or SIGINT, or until something fails; returns the exit code.
 
     0 after a signal, 1 after any failure. A second signal, or a shutdown longer than `EXIT_DEADLINE_S`, ends the
     process at once.
+
+    Args:
+        stop_asked: true if a signal came before; it is asked once, when the worker's own handlers are in place.
     """
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    worker = _Worker(app, loop=loop)
+    worker = _Worker(app, stop_asked, loop=loop)
+    app.fence.bind_halt(worker.arm_watchdog)
     code = 1
     try:
         worker.execute_from_commandline()

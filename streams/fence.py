@@ -48,10 +48,15 @@ class Fence:
         self._on_revoked = on_revoked
         self._in_flight: dict[asyncio.Future[None], Run] = {}
         self._changed: Callable[[], None] = lambda: None
+        self._halted: Callable[[], None] = lambda: None
 
     def bind(self, changed: Callable[[], None]) -> None:
         """Have *changed* called whenever room for further runs may have appeared or the fence has closed."""
         self._changed = changed
+
+    def bind_halt(self, halted: Callable[[], None]) -> None:
+        """Have *halted* called once, at the first failure."""
+        self._halted = halted
 
     def current_generation(self, tp: TopicPartition) -> int | None:
         """The group's generation under which this worker owns *tp*; None if it does not."""
@@ -79,6 +84,7 @@ class Fence:
         if self.failure is None:
             self.failure = failure
             log.error("fence_halted", message="nothing more is committed", error=repr(failure))
+            self._halted()
         self._changed()
 
     async def process(self, run: Run, handler: Handler) -> None:

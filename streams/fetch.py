@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
-from aiokafka import AIOKafkaConsumer  # type: ignore[import-untyped]
+from aiokafka import AIOKafkaConsumer
 from aiokafka import TopicPartition as KafkaPartition
-from aiokafka.coordinator.assignors.range import RangePartitionAssignor  # type: ignore[import-untyped]
-from aiokafka.errors import CommitFailedError, ConsumerStoppedError, IllegalStateError  # type: ignore[import-untyped]
-from aiokafka.structs import ConsumerRecord, OffsetAndMetadata  # type: ignore[import-untyped]
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import CommitFailedError, ConsumerStoppedError, IllegalStateError
+from aiokafka.structs import ConsumerRecord, OffsetAndMetadata
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 
 from keymill.errors import Corrupt
@@ -29,6 +29,9 @@ taken yet; a busy partition waits for that poll, so Faust's 1500 ms would hold a
 
 COMMIT_TIMEOUT_S = 10.0
 """aiokafka retries a commit for ever while no coordinator answers; the next commit says the same and more."""
+
+STOP_TIMEOUT_S = 3.0
+"""For leaving the group and closing connections; it takes longer only if no broker answers."""
 
 log = logger("streams.fetch")
 
@@ -83,6 +86,15 @@ class RunThread(AIOKafkaConsumerThread):
         return bool(await self.call_thread(self._commit_runs, offsets, generation))
 
     # -- on the thread's loop
+
+    async def on_thread_stop(self) -> None:
+        """Stop aiokafka, which raises or hangs where brokers are away; Faust would wait 60 s for the thread then."""
+        stopping = asyncio.ensure_future(super().on_thread_stop())
+        await asyncio.wait({stopping}, timeout=STOP_TIMEOUT_S)
+        if not stopping.done():
+            stopping.cancel()
+        elif stopping.cancelled() or stopping.exception() is not None:
+            log.info("consumer_stop_failed", message="the group will find out by the session timeout")
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -190,8 +202,8 @@ def _start_position(tp: KafkaPartition, committed: int | None, begin: int, end: 
         return begin
     if committed > end or (committed < begin and not expires):
         raise Corrupt(
-            f"{tp.topic}-{tp.partition}: committed offset {committed} is outside of the log [{begin}, {end}]: the topic "
-            "was re-created, truncated or cleaned; check it with `keymill topics check`, take it over with "
+            f"{tp.topic}-{tp.partition}: committed offset {committed} is outside of the log [{begin}, {end}]: the "
+            "topic was re-created, truncated or cleaned; check it with `keymill topics check`, take it over with "
             "`keymill topics adopt`"
         )
     return max(committed, begin)

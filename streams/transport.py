@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from time import monotonic
 from typing import Any, ClassVar, cast
 
-from aiokafka.errors import ConsumerStoppedError  # type: ignore[import-untyped]
+from aiokafka.errors import ConsumerStoppedError
 from faust.transport import drivers
 from faust.transport.drivers import aiokafka as upstream
 from faust.types import TP, ConsumerMessage
@@ -24,7 +24,7 @@ from streams.runs import Run
 SCHEME = "keymill+kafka"
 
 OPEN_RUNS_MAX = 4
-"""Runs of a topic that are delivered and not done: one is handled, the next are ready, little is thrown away on revoke."""
+"""Runs of a topic that are delivered and not done: one is handled, the next are ready, few are lost on revoke."""
 
 OPEN_BYTES_MAX = 32 * 1024 * 1024
 """Bytes of a topic in open runs at which no further run is taken; the last one taken may exceed it."""

@@ -2,8 +2,8 @@
 A worker as a process, for tests/kafka/test_transport.py: transport_worker.py JSON-SETTINGS.
 
 It writes one JSON line per handled run and per rebalance to `out`; a line is flushed before the run is marked done.
-`fault` chooses what goes wrong: "raise:TOPIC:OFFSET" fails on the run that holds the offset, "block:OFFSET" never
-returns from it, "return" ends the agent.
+`fault` chooses what goes wrong: "raise:TOPIC:OFFSET" fails on the run that holds the offset, "block:TOPIC:OFFSET" never
+returns from it, "block-once:TOPIC:OFFSET" does only the first time.
 """
 
 import asyncio
@@ -35,7 +35,8 @@ class Recorder:
         self.note(what="start", topic=run.topic, partition=run.partition, generation=run.generation, first=offsets[0])
         if self.kind == "raise" and run.topic == self.fault[0] and int(self.fault[1]) in offsets:
             raise RuntimeError("told to fail")
-        if self.kind == "block" and run.topic == self.fault[0] and int(self.fault[1]) in offsets:
+        if self.kind in ("block", "block-once") and run.topic == self.fault[0] and int(self.fault[1]) in offsets:
+            self.kind = "none" if self.kind == "block-once" else self.kind
             await asyncio.sleep(3600)
         await asyncio.sleep(self.settings.get("work_s", 0))
         values = [(record.value or b"").decode() for record in run.records] if self.settings.get("values", True) else []

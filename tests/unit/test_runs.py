@@ -37,7 +37,7 @@ def test_the_prefix_waits_for_the_first_open_run():
 
 
 def test_offset_zero_is_not_skipped():
-    """Nothing is committed while the very first run is open, although no offset was committed before (upstream does)."""
+    """Nothing is committed while the very first run is open, although there was no commit before (upstream does)."""
     ledger = Ledger()
     stamp = ledger.assign(TP, generation=1, position=0)
     first, second = run_of(TP, stamp, 0, 1), run_of(TP, stamp, 1, 3)

@@ -29,12 +29,13 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedire
 
 def call(url: str, *, body: bytes | None = None, headers: dict[str, str] | None = None) -> Answer:
     """
-    GET *url*, or POST *body* to it.
+    GET *url*, or POST the JSON *body* to it.
 
     Raises:
         OSError: nobody answers. An error status is an answer, not an exception.
     """
-    request = urllib.request.Request(url, data=body, headers=headers or {})
+    kind = {} if body is None else {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, data=body, headers={**kind, **(headers or {})})
     started = time.perf_counter()
     try:
         with _opener.open(request, timeout=TIMEOUT_S) as response:

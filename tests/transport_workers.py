@@ -1,4 +1,4 @@
-"""Starts and watches `transport_worker.py` processes; what tests/kafka/test_transport*.py share."""
+"""Starts and watches `transport_worker.py` processes; what the tests in tests/kafka/test_transport*.py share."""
 
 import json
 import os
@@ -15,9 +15,10 @@ from typing import Any
 from confluent_kafka import Producer
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
+from kafka.errors import KafkaError
 
-PROGRAM = Path(__file__).with_name("transport_worker.py")
-ROOT = PROGRAM.parents[2]
+PROGRAM = Path(__file__).parent / "kafka" / "transport_worker.py"
+ROOT = Path(__file__).parents[1]
 
 
 def wait_for(what: Callable[[], Any], timeout_s: float = 30, every_s: float = 0.05) -> Any:
@@ -141,7 +142,10 @@ class CommitWatch:
 
     def _watch(self) -> None:
         while not self._closed.wait(0.02):
-            offsets = self._broker.committed(self._group)
+            try:
+                offsets = self._broker.committed(self._group)
+            except KafkaError:  # no coordinator yet
+                continue
             self.samples.append((time.time(), offsets))  # the offsets are older than this, never newer
 
     def close(self) -> None:

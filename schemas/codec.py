@@ -130,10 +130,19 @@ def decode_body(data: bytes, start: int, writer: Schema, kind: type[T]) -> T:
     if source.tell() != len(data):
         raise InvalidRecord(f"value has {len(data) - source.tell()} bytes after the {kind.__name__}", field="value")
     if kind in _TAGGED:
-        name, body = value["body"]
-        body["type"] = name.removeprefix("keymill.")
-        value["body"] = body
+        value["body"] = _tagged(value["body"], writer)
     return from_plain(value, kind)
+
+
+def _tagged(body: Any, writer: Schema) -> Any:
+    """The body with its branch as msgspec's tag; fastavro leaves the name out where the writer knew one branch only."""
+    if isinstance(body, tuple):
+        name, body = body
+    else:
+        written = next(field["type"] for field in writer.parsed["fields"] if field["name"] == "body")
+        branch = next(b for b in written if b != "null") if isinstance(written, list) else written
+        name = branch if isinstance(branch, str) else branch["name"]
+    return body | {"type": name.rpartition(".")[2]}
 
 
 def _read(source: io.BytesIO, writer: Schema, reader: Schema) -> Any:

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import contextlib
+import os
 import re
 import shutil
 import subprocess
@@ -158,10 +159,12 @@ def _run(options: list[str], flags: list[str]) -> "subprocess.CompletedProcess[s
         flagfile.write("\n".join(flags) + "\n")
         flagfile.flush()
         command = [str(tools.packager()), "--quiet", *options, f"--flagfile={flagfile.name}"]
+        # The gateway is on this machine; a proxy of the environment could not reach it, and the packager would ask it.
+        direct = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
         try:
             return subprocess.run(
                 command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-                timeout=PROCESS_TIMEOUT_S, check=False,
+                timeout=PROCESS_TIMEOUT_S, check=False, env=direct,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             # Raised anew without a cause: the original carries the stderr.

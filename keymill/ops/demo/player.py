@@ -14,6 +14,7 @@ from keymill.ops.demo import tools
 LOCKED = Path(__file__).parent / "player"  # package.json and package-lock.json
 SCRIPT = "shaka-player.compiled.js"
 INSTALL_TIMEOUT_S = 300.0  # 20 MB to fetch
+NPM_LINES_SHOWN = 4  # code, system call and reason; the rest is advice
 
 
 def player_script() -> Path:
@@ -63,6 +64,5 @@ def _npm_ci(folder: Path) -> None:
     except subprocess.TimeoutExpired:
         raise Unavailable(f"npm did not fetch Shaka Player within {INSTALL_TIMEOUT_S:.0f} s") from None
     if done.returncode:
-        raise Unavailable(
-            f"npm could not fetch Shaka Player (exit code {done.returncode}): {done.stderr.strip()[-600:]}"
-        )
+        said = [line.removeprefix("npm error").strip() for line in done.stderr.splitlines() if "npm error" in line]
+        raise Unavailable(f"npm could not fetch Shaka Player: {'; '.join(said[:NPM_LINES_SHOWN]) or done.returncode}")

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -103,9 +104,9 @@ def tell_story(data: Path, *, serve: bool, port: int = 0) -> bool:
         story.tell("up", f"Kafka {up.kafka}, gateway {up.gateway}, proxy {up.proxy}")
         packaged, told = _package(story, up, film, folder / ASSET)  # (2, 3)
         granted, decrypted = _prove(story, up, film, packaged)  # (4)
-        show = page.Show(packaged, told.event, told.record, lambda: _license_url(up), player.player_script())
-        with page.serving(show, port=port) as url:
-            played, screenshot = _play(story, url, folder / "playing.png")  # (5)
+        chromium = browser.find_chromium()
+        with _page(up, packaged, told, port=port, wanted=serve or chromium is not None) as url:
+            played, screenshot = _play(story, chromium, url, folder / "playing.png")  # (5)
             kids = [dashed(kid) for kid in packaged.kids.values()]
             outcome = Outcome(played, decrypted, ASSET, kids, told.event, told.record, granted.took_ms, screenshot)
             typer.echo(msgspec.json.encode(outcome))
@@ -156,8 +157,18 @@ def _prove(story: Story, up: stack.Up, film: media.Film, packaged: package.Packa
     return granted, prove.decrypted(proofs)
 
 
-def _play(story: Story, url: str, screenshot: Path) -> tuple[bool | None, str | None]:
-    chromium = browser.find_chromium()
+@contextlib.contextmanager
+def _page(up: stack.Up, packaged: package.Packaged, told: _Coordinates, *, port: int, wanted: bool) -> Iterator[str]:
+    """The page's address while it is up; nothing is fetched or served if nobody is there to look at it."""
+    if not wanted:
+        yield ""
+        return
+    show = page.Show(packaged, told.event, told.record, lambda: _license_url(up), player.player_script())
+    with page.serving(show, port=port) as url:
+        yield url
+
+
+def _play(story: Story, chromium: Path | None, url: str, screenshot: Path) -> tuple[bool | None, str | None]:
     if chromium is None:
         story.tell("playing", "no Chromium on this machine, so not in a browser")
         return None, None

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from keymill.errors import Misconfigured
+from keymill.kafka.positions import Slot
 from schemas import topics
 from schemas.values import KID_SIZE, Record
 
@@ -49,13 +50,6 @@ class Place(NamedTuple):
 
     partition: int
     offset: int
-
-
-class Slot(NamedTuple):
-    """How far a partition was read: the next offset, and the leader epoch of the last record (-1 if unknown)."""
-
-    offset: int
-    epoch: int
 
 
 class Owner(NamedTuple):

@@ -100,7 +100,7 @@ class SnapshotReader:
         if self._heartbeat is None:
             raise NotReady(f"the view {self.folder} is not open")
         beat = self._heartbeat.read()
-        if beat is not None and beat.environment != self._number:
+        if beat is not None and beat.environment > self._number:
             self._reopen()
         txn = self.txn_id()
         if txn != self._positions[0]:

@@ -1,0 +1,89 @@
+"""Places in topics, and the pure judgement whether a topic is still the one that was read before."""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from schemas.values import Record
+
+
+class Incoming(NamedTuple):
+    """A message as the tail hands it over. `value` None is a tombstone."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+
+
+class Slot(NamedTuple):
+    """How far a partition was read: the next offset, and the leader epoch of the record before it (-1 if unknown)."""
+
+    offset: int
+    epoch: int = -1
+
+
+class Described(Record, frozen=True, kw_only=True):
+    """A topic as the brokers know it."""
+
+    topic_id: str
+    partitions: int
+
+
+class Checkpoint(Record, frozen=True, kw_only=True):
+    """A topic as it was read: what it was then, and how far each partition was read."""
+
+    topic: Described
+    slots: dict[int, Slot]
+
+
+def topic_contradiction(name: str, known: Described, found: Described) -> str:
+    """Why the topic is not the one that was read before; empty if it is."""
+    if known.topic_id != found.topic_id:
+        return (
+            f"the topic {name} was created anew (its id was {known.topic_id}, now {found.topic_id}): what was read "
+            "from the old one is served on, nothing is read from the new one; if that is meant, stop the program and "
+            "delete its view folder, which is then rebuilt from the new topic"
+        )
+    if known.partitions != found.partitions:
+        return (
+            f"the topic {name} has {found.partitions} partitions, not {known.partitions}: record keys would move "
+            "between them; the count is frozen, restore the topic with its old count"
+        )
+    return ""
+
+
+def truncation(ends: Mapping[tuple[str, int], int], read: Mapping[tuple[str, int], int]) -> str:
+    """Which partition ends before what was read of it, or seen in it; empty if none."""
+    for (name, partition), offset in sorted(read.items()):
+        end = ends.get((name, partition), offset)
+        if end < offset:
+            return (
+                f"the topic {name} was truncated: partition {partition} ends at offset {end}, but {offset} was there "
+                "before; records are lost. What was read is served on; restore the topic, or delete the view folder "
+                "to accept the loss"
+            )
+    return ""
+
+
+def gap(starts: Mapping[tuple[str, int], int], read: Mapping[tuple[str, int], int]) -> str:
+    """Which partition begins after what was read of it; empty if none."""
+    for (name, partition), offset in sorted(read.items()):
+        start = starts.get((name, partition), offset)
+        if start > offset:
+            return (
+                f"the topic {name} has a gap: partition {partition} begins at offset {start}, but {offset} is the next "
+                "to read; records were deleted unread. Delete the view folder to read what is left"
+            )
+    return ""
+
+
+def flat(slots: Mapping[str, Mapping[int, Slot]]) -> dict[tuple[str, int], int]:
+    """Next offsets by topic and partition."""
+    return {(name, partition): slot.offset for name, partition, slot in _each(slots)}
+
+
+def _each(slots: Mapping[str, Mapping[int, Slot]]) -> Iterator[tuple[str, int, Slot]]:
+    for name, parts in slots.items():
+        for partition, slot in parts.items():
+            yield name, partition, slot

@@ -1,0 +1,162 @@
+"""What the follower's process does: tail into view, batch by batch, and say how it goes."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from keymill import telemetry
+from keymill.core.view import Fate
+from keymill.errors import Stop, Unavailable
+from keymill.kafka.tail import STALL_S, Tail
+from keymill.snapshot import store
+from keymill.snapshot.state import Heartbeat, HeartbeatFile, boot_id
+from keymill.snapshot.writer import SnapshotWriter
+from schemas.values import Record
+
+POLL_S: Final = 0.1
+"""A record wakes it at once; this is how long it takes to notice anything else."""
+GATE_POLL_S: Final = 0.01
+BEAT_EVERY_S: Final = 0.2
+READER_CHECK_S: Final = 10.0
+COLD_WAIT_S: Final = 30.0
+"""How long a view that has nothing to serve waits for the brokers before its process ends."""
+RECONNECT_S: Final = 1.0
+log = telemetry.logger("snapshot.follower")
+
+
+class FollowerSettings(Record, frozen=True, kw_only=True):
+    """
+    What a follower is told.
+
+    `client` holds librdkafka settings that reach the brokers, credentials perhaps among them. `parent` is the process
+    to die with, 0 for none.
+    """
+
+    folder: str
+    topics: tuple[str, ...]
+    client: dict[str, str | int | bool]
+    map_size: int = store.MAP_SIZE
+    log_level: str = "info"
+    stall_s: float = STALL_S
+    parent: int = 0
+
+
+class Following:
+    """One run of a follower over an open view."""
+
+    def __init__(self, writer: SnapshotWriter, settings: FollowerSettings, stopping: Callable[[], bool]) -> None:
+        self._writer = writer
+        self._settings = settings
+        self._stopping = stopping
+        self._tail = Tail(settings.client, settings.topics, stall_s=settings.stall_s)
+        self._file = HeartbeatFile(writer.folder, write=True)
+        self._beat = self._first_beat(self._file.read())
+        self._beaten = self._checked = 0.0
+        self._notice: str | None = None
+
+    def run(self) -> None:
+        """
+        Follow until told to stop.
+
+        Raises:
+            Misconfigured: the topics are not what was read; the heartbeat says so too.
+            Unavailable: there were no brokers, and nothing to serve.
+        """
+        try:
+            self._write_beat()
+            if self._connect():
+                while not self._stopping():
+                    self._step()
+        except Stop as error:
+            self._beat = msgspec.structs.replace(self._beat, error=str(error), live=False)
+            self._write_beat()
+            raise
+        finally:
+            self._beat = msgspec.structs.replace(self._beat, live=False)
+            self._write_beat()
+            self._tail.close()
+            self._file.close()
+
+    def _connect(self) -> bool:
+        """Begin to read; without brokers a view that was ready waits for them, any other gives up after a while."""
+        began = time.monotonic()
+        while not self._stopping():
+            try:
+                self._writer.bind(self._tail.start(self._writer.checkpoints()))
+                self._notice = None
+                return True
+            except Unavailable as error:
+                if not self._writer.facts.ready and time.monotonic() - began > COLD_WAIT_S:
+                    raise
+                self._notice = str(error)
+                log.warning("waiting for the brokers", reason=str(error))
+                self._refresh()
+                time.sleep(RECONNECT_S)
+        return False
+
+    def _step(self) -> None:
+        tail, writer = self._tail, self._writer
+        batch = tail.poll(POLL_S if tail.caught_up else GATE_POLL_S)
+        if batch or not writer.has_reached(tail.slots):
+            fates = writer.apply(batch, tail.slots)
+            if fates[Fate.APPLIED]:
+                self._beat = msgspec.structs.replace(self._beat, progress_s=time.time())
+        if tail.caught_up and not self._beat.live:
+            if not writer.facts.ready:
+                writer.mark_ready()
+            log.info("view is caught up", folder=str(writer.folder), behind=tail.behind)
+            self._refresh()
+        now = time.monotonic()
+        if now - self._beaten >= BEAT_EVERY_S:
+            self._refresh()
+        if now - self._checked >= READER_CHECK_S:
+            self._checked = now
+            writer.reader_check()
+
+    def _refresh(self) -> None:
+        tail, facts = self._tail, self._writer.facts
+        contact = tail.contact or self._beat.contact_boot_s
+        wall = time.time() - (time.monotonic() - contact) if tail.contact else self._beat.contact_s
+        self._beat = msgspec.structs.replace(
+            self._beat,
+            ready=facts.ready,
+            live=tail.caught_up,
+            contact_boot_s=contact,
+            contact_s=wall,
+            behind=tail.behind,
+            quarantined=facts.quarantined,
+            stale=facts.stale,
+            notice=self._notice or tail.notice,
+        )
+        self._write_beat()
+
+    def _write_beat(self) -> None:
+        self._beaten = time.monotonic()
+        self._file.write(self._beat)
+
+    def _first_beat(self, last: Heartbeat | None) -> Heartbeat:
+        facts = self._writer.facts
+        beat = Heartbeat(
+            environment=self._writer.manifest.environment,
+            boot=boot_id(),
+            ready=facts.ready,
+            quarantined=facts.quarantined,
+            stale=facts.stale,
+        )
+        if last is None or last.environment != beat.environment or not facts.ready:
+            return beat
+        # Contact is as old as it was; of another boot only the wall clock tells.
+        boot_s = last.contact_boot_s if last.boot == boot_id() else time.monotonic() - (time.time() - last.contact_s)
+        return msgspec.structs.replace(
+            beat, contact_boot_s=boot_s, contact_s=last.contact_s, progress_s=last.progress_s, behind=last.behind
+        )
+
+
+def follow(settings: FollowerSettings, stopping: Callable[[], bool]) -> None:
+    """Open the view of *settings*, follow until *stopping*, close it cleanly."""
+    writer = SnapshotWriter(Path(settings.folder), map_size=settings.map_size)
+    with writer:
+        Following(writer, settings, stopping).run()

@@ -1,0 +1,232 @@
+"""The one writer of a view: a batch of messages becomes one LMDB transaction with records, indices and checkpoint."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final, Self
+
+import lmdb
+import msgspec
+
+from keymill import telemetry
+from keymill.core.view import Fate, Verdict, quarantined
+from keymill.errors import NotReady
+from keymill.kafka.positions import Checkpoint, Described, Incoming, Slot
+from keymill.snapshot import layout, store
+from keymill.snapshot.batch import Batch
+from keymill.snapshot.incoming import Candidate, Examined, Examiner
+from keymill.snapshot.layout import CHECKPOINT, META, REJECTED, Rejection
+from keymill.snapshot.state import HeartbeatFile
+from keymill.snapshot.store import Environment, Manifest
+from schemas.values import Record
+
+MAX_REJECTED: Final = 10_000
+"""Refused records kept for ops; the oldest go first, the counters count all."""
+_FACTS: Final = b"facts"
+_NUMBER: Final = 8
+_SHOWN: Final = 256
+log = telemetry.logger("snapshot")
+
+
+class Facts(Record, frozen=True, kw_only=True):
+    """What a view knows of itself."""
+
+    topics: dict[str, Described] = {}
+    ready: bool = False
+    quarantined: int = 0
+    stale: int = 0
+    rejections: int = 0
+
+
+class SnapshotWriter:
+    """
+    A view's folder, open for writing; one per folder, which a lock sees to.
+
+    What is written is never ahead of its checkpoint or behind it: both are one transaction.
+    """
+
+    def __init__(self, folder: Path, *, map_size: int = store.MAP_SIZE) -> None:
+        self.folder = folder
+        self._map_size = map_size
+        self._lock: IO[str] | None = None
+        self._environment: Environment | None = None
+        self._slots: dict[str, dict[int, Slot]] = {}
+        self._examiner = Examiner({})
+        self.manifest = Manifest(format=0, environment=-1, boot="", clean=False, map_size=0)
+        self.facts = Facts()
+
+    def open(self, lock_wait_s: float = store.LOCK_WAIT_S) -> Self:
+        """
+        Take the folder, keep what lies there if it can be trusted, else begin anew.
+
+        Raises:
+            Misconfigured: another process writes it, or it cannot be used.
+            Corrupt: it is damaged; the message says what to delete.
+        """
+        self._lock = store.hold(self.folder, lock_wait_s)
+        try:
+            self.manifest, reason = store.prepare(self.folder, self._map_size)
+            if reason:
+                log.warning("view is rebuilt from the topics", folder=str(self.folder), reason=reason)
+            HeartbeatFile(self.folder, write=True).close()  # so that whoever finds the environment finds it too
+            with store.clear_errors(self.folder):
+                path = store.environment_path(self.folder, self.manifest)
+                self._environment = store.acquire(path, map_size=self._map_size, write=True)
+                self._environment.env.reader_check()
+                self._load()
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def close(self) -> None:
+        """Write everything to disk, mark the snapshot clean, let go. May be repeated."""
+        if self._environment:
+            self._environment.env.sync(True)
+            store.write_manifest(self.folder, msgspec.structs.replace(self.manifest, clean=True))
+        self._release()
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def checkpoints(self) -> dict[str, Checkpoint]:
+        """How far each topic that the view follows was read."""
+        return {
+            name: Checkpoint(topic=known, slots=dict(self._slots[name])) for name, known in self.facts.topics.items()
+        }
+
+    def bind(self, checkpoints: Mapping[str, Checkpoint]) -> None:
+        """Follow exactly these topics from these places; with a new one among them the view must catch up first."""
+        known = self.facts.topics
+        ready = self.facts.ready and set(checkpoints) <= set(known)
+        facts = msgspec.structs.replace(
+            self.facts, topics={name: checkpoint.topic for name, checkpoint in checkpoints.items()}, ready=ready
+        )
+        with store.clear_errors(self.folder), self._begin() as txn:
+            self._put_facts(txn, facts)
+            for name in set(known) - set(checkpoints):
+                txn.delete(name.encode("ascii"), db=self._handles[CHECKPOINT])
+            for name, checkpoint in checkpoints.items():
+                self._put_slots(txn, name, checkpoint.slots, checkpoint.topic.partitions)
+        self.facts = facts
+        self._slots = {name: dict(checkpoint.slots) for name, checkpoint in checkpoints.items()}
+        self._examiner = Examiner({name: topic.partitions for name, topic in facts.topics.items()})
+
+    def mark_ready(self) -> None:
+        """The view has caught up with every topic; it stays ready over restarts."""
+        facts = msgspec.structs.replace(self.facts, ready=True)
+        with store.clear_errors(self.folder), self._begin() as txn:
+            self._put_facts(txn, facts)
+        self.facts = facts
+
+    def apply(self, batch: Sequence[Incoming], reached: Mapping[str, Mapping[int, Slot]]) -> dict[Fate, int]:
+        """
+        Take messages into the view and move the checkpoint to *reached*, all in one transaction.
+
+        Messages below the checkpoint are in the view already and are passed over.
+
+        Returns:
+            How many messages met which fate.
+        """
+        fates = dict.fromkeys(Fate, 0)
+        fresh = [message for message in batch if message.offset >= self._slots[message.topic][message.partition].offset]
+        examined = [self._examiner.examine(message) for message in fresh]
+        slots = {topic: self._slots[topic] | dict(parts) for topic, parts in reached.items()}
+        with store.clear_errors(self.folder), self._begin() as txn:
+            state = Batch(txn, self._handles, [found for found in examined if isinstance(found, Candidate)])
+            facts = self.facts
+            for message, found in zip(fresh, examined, strict=True):
+                verdict = quarantined(found) if isinstance(found, str) else state.take(found)
+                fates[verdict.fate] += 1
+                if verdict.fate in {Fate.QUARANTINED, Fate.STALE}:
+                    facts = self._reject(txn, facts, message, verdict)
+                    _report(message, found, verdict)
+            state.flush()
+            for topic, parts in slots.items():
+                self._put_slots(txn, topic, parts, self.facts.topics[topic].partitions)
+            if facts is not self.facts:
+                self._put_facts(txn, facts)
+        self.facts = facts
+        self._slots.update(slots)
+        return fates
+
+    def has_reached(self, slots: Mapping[str, Mapping[int, Slot]]) -> bool:
+        """Whether the checkpoint stands there."""
+        return self._slots == slots
+
+    def reader_check(self) -> None:
+        """Free the slots of readers that were killed, so that their pages can be used again."""
+        self._opened().env.reader_check()
+
+    def _reject(self, txn: "lmdb.Transaction[bytes]", facts: Facts, message: Incoming, verdict: Verdict) -> Facts:
+        rejection = Rejection(
+            fate=verdict.fate.value,
+            reason=verdict.reason,
+            topic=message.topic,
+            partition=message.partition,
+            offset=message.offset,
+            record_key=(message.key or b"")[: layout.MAX_KEY],
+        )
+        handle = self._handles[REJECTED]
+        txn.put(facts.rejections.to_bytes(_NUMBER, "big"), layout.pack_rejection(rejection), db=handle, append=True)
+        if facts.rejections >= MAX_REJECTED:
+            txn.delete((facts.rejections - MAX_REJECTED).to_bytes(_NUMBER, "big"), db=handle)
+        return msgspec.structs.replace(
+            facts,
+            rejections=facts.rejections + 1,
+            quarantined=facts.quarantined + (verdict.fate is Fate.QUARANTINED),
+            stale=facts.stale + (verdict.fate is Fate.STALE),
+        )
+
+    def _load(self) -> None:
+        with self._opened().env.begin() as txn:
+            data = txn.get(_FACTS, db=self._handles[META])
+            self.facts = msgspec.msgpack.decode(data, type=Facts) if data else Facts()
+            with txn.cursor(self._handles[CHECKPOINT]) as cursor:
+                self._slots = {topic.decode("ascii"): layout.unpack_slots(slots) for topic, slots in cursor}
+        self._examiner = Examiner({name: known.partitions for name, known in self.facts.topics.items()})
+
+    def _put_facts(self, txn: "lmdb.Transaction[bytes]", facts: Facts) -> None:
+        txn.put(_FACTS, msgspec.msgpack.encode(facts), db=self._handles[META])
+
+    def _put_slots(self, txn: "lmdb.Transaction[bytes]", topic: str, slots: dict[int, Slot], partitions: int) -> None:
+        txn.put(topic.encode("ascii"), layout.pack_slots(slots, partitions), db=self._handles[CHECKPOINT])
+
+    def _begin(self) -> "lmdb.Transaction[bytes]":
+        return self._opened().env.begin(write=True)
+
+    @property
+    def _handles(self) -> dict[bytes, Any]:
+        return self._opened().handles
+
+    def _opened(self) -> Environment:
+        if self._environment is None:
+            raise NotReady(f"the view {self.folder} is not open")
+        return self._environment
+
+    def _release(self) -> None:
+        if self._environment:
+            store.release(self._environment)
+            self._environment = None
+        if self._lock:
+            self._lock.close()
+            self._lock = None
+
+
+def _report(message: Incoming, found: Examined, verdict: Verdict) -> None:
+    tracks = found.tracks if isinstance(found, Candidate) and found.tracks else []
+    log.warning(
+        "record refused",
+        fate=verdict.fate.value,
+        reason=verdict.reason,
+        topic=message.topic,
+        partition=message.partition,
+        offset=message.offset,
+        record_key=(message.key or b"").decode("ascii", "replace")[:_SHOWN],
+        kids=[kid.hex() for kid, _ in tracks],
+    )

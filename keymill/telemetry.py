@@ -21,13 +21,23 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 EVENTS = Counter("keymill_events_total", "Asset events by what became of them", ["outcome"])
 PUBLISHED = Counter("keymill_published_total", "Acknowledged records by topic", ["topic"])
 DEAD_LETTERS = Counter("keymill_dead_letters_total", "Refused events by reason", ["reason"])
-RUN_SECONDS = Histogram("keymill_run_seconds", "From a run's hand-over to its acknowledgement", buckets=(0.001, 0.005, 0.02, 0.1, 0.5, 2, 10))
+RUN_SECONDS = Histogram(
+    "keymill_run_seconds",
+    "From a run's hand-over to its acknowledgement",
+    buckets=(0.001, 0.005, 0.02, 0.1, 0.5, 2, 10),
+)
 REPAIRS = Counter("keymill_repairs_total", "Records written again after a regression was read back", ["reason"])
 VIEW_RECORDS = Counter("keymill_view_records_total", "Records read into a view by fate", ["topic", "fate"])
 VIEW_READY = Gauge("keymill_view_ready", "1 when the view has caught up once", multiprocess_mode="max")
-VIEW_STALENESS = Gauge("keymill_view_staleness_seconds", "Seconds since the view last heard from the brokers", multiprocess_mode="max")
-QUARANTINED = Gauge("keymill_view_quarantined", "Records that a view refused; page when it rises", multiprocess_mode="max")
-REQUESTS = Counter("keymill_http_requests_total", "Answers by program, route and status", ["program", "route", "status"])
+VIEW_STALENESS = Gauge(
+    "keymill_view_staleness_seconds", "Seconds since the view last heard from the brokers", multiprocess_mode="max"
+)
+QUARANTINED = Gauge(
+    "keymill_view_quarantined", "Records that a view refused; page when it rises", multiprocess_mode="max"
+)
+REQUESTS = Counter(
+    "keymill_http_requests_total", "Answers by program, route and status", ["program", "route", "status"]
+)
 REQUEST_SECONDS = Histogram(
     "keymill_http_request_seconds",
     "Time to answer by program and route",
@@ -35,6 +45,9 @@ REQUEST_SECONDS = Histogram(
     buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 10, 60),
 )
 LICENSES = Counter("keymill_licenses_total", "Licenses by DRM system and outcome", ["drm_system", "outcome"])
+
+UNOPENED = Counter("keymill_key_records_unopened_total", "Key records that a proxy could not open; page when it rises")
+AUDIT_LOST = Counter("keymill_audit_lost_total", "Audit events that did not fit the queue; page when it rises")
 
 
 def configure(program: str, level: str = "info") -> None:

@@ -1,0 +1,1 @@
+"""The license proxy: answers players from a local copy of keys and policies."""

@@ -1,0 +1,139 @@
+"""
+What was licensed and what was refused, without secrets, as JSON lines on stderr.
+
+Never on the request path: an event goes into a bounded queue, and what does not fit is counted, not waited for.
+"""
+
+import os
+import threading
+import time
+from collections import deque
+from typing import Final
+
+import msgspec
+
+from keymill import telemetry
+from keymill.proxy.request import Answer, LicenseRequest, Refusal
+from keymill.proxy.upstream.contract import Granted
+from schemas.values import Record
+
+QUEUED: Final = 20_000
+"""Events that wait for the writer: about two seconds of a busy worker."""
+PERIOD_S: Final = 0.25
+PIPE_BUF: Final = 4096
+"""POSIX writes this much to a pipe at once, so that lines of several workers stay whole."""
+log = telemetry.logger("proxy.audit")
+
+
+class Licensed(Record, frozen=True, kw_only=True):
+    """One decision. `reason` is `granted`, or why not; KIDs in hex; no token, challenge or key."""
+
+    at_ms: int
+    request_id: str
+    drm_system: str
+    organization: str
+    asset: str
+    reason: str
+    kids: tuple[bytes, ...]
+    user: str = ""
+    policy_id: int = 0
+    policy_version: int = 0
+
+
+def licensed(request: LicenseRequest, granted: Granted | Refusal, outcome: Answer | Refusal, at_ms: int) -> Licensed:
+    """The audit event of a decision."""
+    refused = outcome.reason.value if isinstance(outcome, Refusal) else ""
+    if isinstance(granted, Refusal):
+        return Licensed(
+            at_ms=at_ms,
+            request_id=telemetry.request_id.get(),
+            reason=refused,
+            drm_system=request.drm_system or "",
+            organization=request.organization or "",
+            asset=request.asset or "",
+            kids=(request.kid,) if request.kid else (),
+        )
+    return Licensed(
+        at_ms=at_ms,
+        request_id=telemetry.request_id.get(),
+        reason=refused or "granted",
+        drm_system=granted.drm_system,
+        organization=granted.asset.organization,
+        asset=granted.asset.asset,
+        kids=tuple(key.kid for key in granted.keys),
+        user=granted.claims.sub or "",
+        policy_id=granted.asset.policy_id,
+        policy_version=granted.policy_version,
+    )
+
+
+class Audit:
+    """The queue and its writer, a thread of this process."""
+
+    def __init__(self, descriptor: int = 2) -> None:
+        self._descriptor = descriptor
+        self._queue: deque[Licensed] = deque()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.lost = 0
+
+    def note(self, event: Licensed) -> None:
+        """Take an event; when the writer is behind, the event is lost and counted."""
+        if len(self._queue) >= QUEUED:
+            self.lost += 1
+            telemetry.AUDIT_LOST.inc()
+            return
+        self._queue.append(event)
+
+    def start(self) -> None:
+        """Write in a thread until `close`."""
+        self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write what is queued and end."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5.0)
+
+    def _run(self) -> None:
+        while not self._stop.wait(PERIOD_S):
+            self.flush()
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what is queued now."""
+        chunk = b""
+        while self._queue:
+            line = _line(self._queue.popleft())
+            if len(chunk) + len(line) > PIPE_BUF:
+                self._write(chunk)
+                chunk = b""
+            chunk += line
+        self._write(chunk)
+
+    def _write(self, chunk: bytes) -> None:
+        try:
+            while chunk:
+                chunk = chunk[os.write(self._descriptor, chunk) :]
+        except OSError:
+            telemetry.AUDIT_LOST.inc(chunk.count(b"\n"))
+
+
+def _line(event: Licensed) -> bytes:
+    fields = {name: getattr(event, name) for name in event.__struct_fields__ if name not in ("at_ms", "kids")}
+    return msgspec.json.encode(
+        {
+            "event": "license",
+            "level": "info",
+            "logger": "keymill.proxy.audit",
+            "timestamp": _utc(event.at_ms),
+            "program": "proxy",
+            **fields,
+            "kids": [kid.hex() for kid in event.kids],
+        }
+    ) + b"\n"
+
+
+def _utc(at_ms: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at_ms // 1000)) + f".{at_ms % 1000:03d}Z"

@@ -1,0 +1,99 @@
+"""
+`POST /getlicense?service=&version=&kid=&ptoken=`: Firstlight.
+
+Five statuses (200, 400, 401, 403, 500) and JSON errors of four members in a fixed order. Checked in this order:
+challenge (207), service and version (0), token (201), right to play. The document prints the errors 207, 0 and 201;
+the others are ours, from 1000 on. The Accept and Content-Type that it calls required are not looked at.
+"""
+
+import uuid
+from typing import Final
+
+import msgspec
+
+from keymill.proxy.request import Answer, LicenseRequest, RawRequest, Reason, Refusal, Response
+from keymill.proxy.responses import NO_STORE, RETRY_AFTER
+
+CONTENT_TYPE: Final = "application/octet-stream;charset=UTF-8"
+ERROR_TYPE: Final = "application/json;charset=UTF-8"
+MAX_SHOWN: Final = 64
+"""Characters of an unknown version that the error repeats."""
+
+
+class _Error(msgspec.Struct, frozen=True, rename="camel"):
+    """An error body; the members' order is the document's."""
+
+    code: str
+    error_code: int
+    type: str
+    message: str
+
+
+NO_CHALLENGE: Final = ("MissingLicenseChallengeError", 207, 400)
+BAD_VERSION: Final = ("ClientError", 0, 400)
+BAD_TOKEN: Final = ("InvalidPTokenError", 201, 401)
+BAD_REQUEST: Final = ("InvalidRequestError", 1001, 400)
+FORBIDDEN: Final = ("PlaybackForbiddenError", 1003, 403)
+NOT_READY: Final = ("NotReadyError", 1005, 500)
+SERVER: Final = ("LicenseServerError", 1006, 500)
+
+ERRORS: Final[dict[Reason, tuple[str, int, int]]] = {
+    Reason.MISSING_CHALLENGE: NO_CHALLENGE,
+    Reason.UNKNOWN_SERVICE: BAD_VERSION,
+    Reason.TOKEN_MISSING: BAD_TOKEN,
+    Reason.TOKEN_INVALID: BAD_TOKEN,
+    Reason.TOKEN_EXPIRED: BAD_TOKEN,
+    Reason.TOKEN_NOT_YET_VALID: BAD_TOKEN,
+    Reason.TOKEN_USED: BAD_TOKEN,
+    Reason.MALFORMED: BAD_REQUEST,
+    Reason.TOO_LARGE: BAD_REQUEST,
+    Reason.NO_LICENSE_SERVER: BAD_REQUEST,
+    Reason.NOT_READY: NOT_READY,
+    Reason.TOO_STALE: NOT_READY,
+    Reason.KEK_MISSING: SERVER,
+    Reason.KEY_UNUSABLE: SERVER,
+}
+"""(code, errorCode, status) of a reason; every other one is `FORBIDDEN`, an unknown KID too."""
+
+
+def parse(raw: RawRequest) -> LicenseRequest | Refusal:
+    """See `Dialect`. A KID in any spelling of a UUID; one that is none looks like an unknown one."""
+    if not raw.body:
+        return Refusal(reason=Reason.MISSING_CHALLENGE, message="No License Challenge present")
+    version = raw.query.get("version")
+    return LicenseRequest(
+        token=raw.query.get("ptoken", ""),
+        challenge=raw.body,
+        client=raw.client,
+        kid=_kid(raw.query.get("kid", "")),
+        service=(raw.query.get("service", ""), "null" if version is None else version),
+    )
+
+
+def respond(outcome: Answer | Refusal) -> Response:
+    """See `Dialect`."""
+    if isinstance(outcome, Answer):
+        return Response(status=200, body=outcome.body, content_type=CONTENT_TYPE, headers=(NO_STORE,))
+    code, number, status = ERRORS.get(outcome.reason, FORBIDDEN)
+    kind = "SERVER_ERROR" if status == 500 else "CLIENT_ERROR"
+    body = msgspec.json.encode(_Error(code=code, error_code=number, type=kind, message=_message(outcome, code)))
+    headers = (NO_STORE, RETRY_AFTER) if status == 500 else (NO_STORE,)
+    return Response(status=status, body=body, content_type=ERROR_TYPE, headers=headers)
+
+
+def _message(refusal: Refusal, code: str) -> str:
+    match refusal.reason:
+        case Reason.TOKEN_EXPIRED:
+            return f"Token has expired: {refusal.at_ms} < {refusal.now_ms}"
+        case Reason.UNKNOWN_SERVICE:
+            return f"Invalid version number {refusal.message[:MAX_SHOWN]} not found"
+        case Reason.UNKNOWN_ASSET | Reason.UNKNOWN_KID | Reason.WRONG_ORGANIZATION:
+            return "the token gives no right to play this content"  # does not tell whether it exists
+    return refusal.message
+
+
+def _kid(text: str) -> bytes:
+    try:
+        return uuid.UUID(text).bytes
+    except ValueError:
+        return b""

@@ -1,0 +1,124 @@
+"""What a worker holds open while it serves, and the tasks that keep it fresh."""
+
+import asyncio
+import contextlib
+from typing import Final
+
+from keymill import telemetry
+from keymill.config import ProxySettings
+from keymill.errors import KeymillError, NotReady
+from keymill.http.health import Readiness
+from keymill.kms.provider import Kms
+from keymill.proxy.audit import Audit
+from keymill.proxy.auth import Tokens
+from keymill.proxy.keys import ProxyKeys
+from keymill.proxy.procedure import Means
+from keymill.proxy.single_use import SWEEP_S, UsedTokens
+from keymill.proxy.upstream.clearkey import ClearKey
+from keymill.proxy.waiting import Waiting
+from keymill.snapshot.reader import SnapshotReader
+from schemas.values import DrmSystem
+
+VIEW: Final = "proxy"
+OPEN_RETRY_S: Final = 0.05
+WATCH_S: Final = 1.0
+"""How often the view's gauges are set."""
+log = telemetry.logger("proxy")
+
+
+class Life:
+    """
+    A worker between `start` and `stop`.
+
+    It starts without a snapshot too: until the follower has made one, every license is refused as not ready.
+    """
+
+    def __init__(self, settings: ProxySettings, kms: Kms) -> None:
+        self.settings = settings
+        views = settings.data / "views"
+        self._folder = views / VIEW
+        self._used_folder = views / f"{VIEW}-used"
+        self._reader = SnapshotReader(self._folder)
+        self.keys = ProxyKeys(kms)
+        self._audit = Audit()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._open = False
+        self.means: Means | None = None
+        self.readiness = Readiness(self._view_reason, self.keys.missing)
+
+    def staleness_s(self) -> float | None:
+        """Seconds since the view last heard from the brokers; None before it ever did."""
+        if not self._open:
+            return None
+        staleness_s = self._reader.state().staleness_s
+        return None if staleness_s == float("inf") else staleness_s
+
+    async def start(self) -> Means:
+        """Open what requests need; raises `Misconfigured` when the key file cannot be used."""
+        self.keys.refresh()
+        self.keys.keep_fresh()
+        self._audit.start()
+        self.means = Means(
+            reader=self._reader,
+            tokens=Tokens(self.keys.open_secret),
+            keys=self.keys,
+            upstreams={DrmSystem.CLEARKEY: ClearKey()},
+            used=UsedTokens(self._used_folder),
+            audit=self._audit,
+            waiting=Waiting(self._reader, self.settings.missing_wait_ms),
+            max_staleness_s=self.settings.max_staleness_s,
+            require_entitlement=self.settings.require_entitlement,
+        )
+        self._try_open()
+        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._sweep(self.means))]
+        return self.means
+
+    async def stop(self) -> None:
+        """Let go of everything; the audit events at hand are written."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.keys.close()
+        self._audit.close()
+        self._open = False
+        self._reader.close()
+        if self.means is not None:
+            self.means.used.close()
+
+    def _view_reason(self) -> str | None:
+        if not self._open:
+            return "there is no copy of the key topic yet: the follower has not started"
+        state = self._reader.state()
+        if not state.ready:
+            return f"the copy of the key topic has not caught up, {state.behind} records are missing"
+        limit = self.settings.max_staleness_s
+        if limit and state.staleness_s > limit:
+            return f"no word from the brokers for {state.staleness_s:.0f} s, the limit is {limit} s"
+        return None
+
+    def _try_open(self) -> None:
+        with contextlib.suppress(NotReady):
+            self._reader.open(wait_s=0.0)
+            self._open = True
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                if not self._open:
+                    self._try_open()
+                if self._open:
+                    self._gauge()
+            except KeymillError as error:
+                log.error("the view cannot be read", reason=str(error))
+            await asyncio.sleep(WATCH_S if self._open else OPEN_RETRY_S)
+
+    def _gauge(self) -> None:
+        state = self._reader.state()
+        telemetry.VIEW_READY.set(state.ready)
+        telemetry.VIEW_STALENESS.set(state.staleness_s)
+        telemetry.QUARANTINED.set(state.quarantined)
+
+    async def _sweep(self, means: Means) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            await asyncio.to_thread(means.used.sweep, means.now_ms())

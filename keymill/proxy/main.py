@@ -1,0 +1,104 @@
+"""
+The license proxy as a program: one follower that fills the local copy, and HTTP workers that read it.
+
+A start: (1) settings and key file, (2) the socket, (3) the follower, (4) the workers, which answer at once and say 503
+until the copy has caught up. Brokers that are away keep none of it from starting: what the copy holds is served.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+from keymill import telemetry
+from keymill.config import ProxySettings
+from keymill.errors import KeymillError, Misconfigured
+from keymill.http.server import announce, listen, url_of
+from keymill.kms.keyfile import KeyFile
+from keymill.proxy.life import VIEW
+from keymill.proxy.pool import Pool
+from keymill.snapshot.follower import Follower
+from keymill.snapshot.store import GIB
+from schemas import topics
+
+TOPICS: Final = tuple(
+    topic.name for topic in (topics.KEYS, topics.POLICIES, topics.ENTITLEMENTS, topics.SERVICES, topics.CREDENTIALS)
+)
+TEND_S: Final = 0.05
+PORT_WAIT_S: Final = 3.0
+"""The workers of a proxy that was killed let go of its port within this."""
+log = telemetry.logger("proxy.main")
+
+
+def run(settings: ProxySettings) -> int:
+    """Run the proxy until SIGTERM; returns the exit code."""
+    telemetry.configure("proxy", settings.log_level)
+    stop = _stop_on_signal()
+    try:
+        # (1)
+        settings.require_tls()
+        if not settings.bootstrap:
+            raise Misconfigured("bootstrap (KEYMILL_BOOTSTRAP) is empty: name the Kafka brokers, or run `keymill up`")
+        KeyFile(settings.keys_path)
+        # (2)
+        with _listen(settings, stop) as bound:
+            _serve(settings, bound, stop)
+    except KeymillError as error:
+        log.critical("proxy stopped", reason=str(error))
+        return 1
+    return 0
+
+
+def _serve(settings: ProxySettings, bound: socket.socket, stop: threading.Event) -> None:
+    folder = settings.data / "views" / VIEW
+    client: dict[str, str | int | bool] = {"bootstrap.servers": settings.bootstrap}
+    size = settings.map_size_gib * GIB
+    # (3)
+    with Follower(folder, TOPICS, client, map_size=size, log_level=settings.log_level) as follower:
+        # (4)
+        pool = Pool(settings, bound, parent=os.getpid(), environment=_environment(settings))
+        try:
+            pool.start()
+            pool.tend()
+            announce(url_of(bound, settings))
+            while not stop.wait(TEND_S):
+                follower.tend()
+                pool.tend()
+        finally:
+            pool.stop()
+
+
+def _listen(settings: ProxySettings, stop: threading.Event) -> socket.socket:
+    deadline = time.monotonic() + PORT_WAIT_S
+    while True:
+        try:
+            return listen(settings.host, settings.proxy_port)
+        except Misconfigured:
+            if time.monotonic() >= deadline or stop.wait(TEND_S):
+                raise
+
+
+def _environment(settings: ProxySettings) -> dict[str, str]:
+    """The workers' environment: several of them share their metrics through files, which one does not need."""
+    environment = {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
+    if settings.workers > 1:
+        folder = settings.data / "views" / f"{VIEW}-metrics"
+        _empty(folder)
+        environment["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    return environment
+
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, mode=0o700)
+
+
+def _stop_on_signal() -> threading.Event:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop

@@ -1,0 +1,147 @@
+"""The license procedure: one request from its bytes to its answer (ARCHITECTURE.md, step 9)."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from keymill.proxy import audit, steps
+from keymill.proxy.audit import Audit
+from keymill.proxy.auth import Tokens
+from keymill.proxy.keys import ProxyKeys
+from keymill.proxy.request import Answer, Dialect, LicenseRequest, RawRequest, Reason, Refusal, Response
+from keymill.proxy.single_use import UsedTokens
+from keymill.proxy.upstream.contract import Granted, Upstream
+from keymill.proxy.waiting import Waiting
+from keymill.snapshot.reader import SnapshotReader
+from keymill.snapshot.state import ViewState
+from schemas.values import DrmSystem
+
+_MISSING: Final = frozenset({Reason.UNKNOWN_ASSET, Reason.UNKNOWN_KID})
+_USED: Final = Refusal(reason=Reason.TOKEN_USED, message="the token was used already: it is good for one license")
+
+
+def wall_clock_ms() -> int:
+    """Now, epoch ms."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What a worker answers with. Nothing in it but a license server asks another machine."""
+
+    reader: SnapshotReader
+    tokens: Tokens
+    keys: ProxyKeys
+    upstreams: Mapping[DrmSystem, Upstream]
+    used: UsedTokens
+    audit: Audit
+    waiting: Waiting
+    max_staleness_s: int = 0
+    require_entitlement: bool = False
+    now_ms: Callable[[], int] = field(default=wall_clock_ms)
+
+
+async def answer(dialect: Dialect, raw: RawRequest, means: Means) -> Response:
+    """
+    Answer one license request.
+
+    1. The dialect parses path, query and body, whose sizes the route has limited; a service configuration stands
+       for organization and DRM system.
+    2. Authenticate the player's token.
+    3. Find the asset by id or KID, in the token's organization alone.
+    4. Business rules: the token's claims, asset state, availability window, entitlement where one is required.
+    5. Policy: the asset's (0 is the organization's default), tightened by the token.
+    6. Which tracks' keys: those asked for that policy and token allow; live, of the current and the next period.
+    7. Unwrap.
+    8. Build the license server's request, or the ClearKey license.
+    9. Forward it where there is a license server; a single-use token is used up by the license that comes of it.
+    10. Return the license unmodified.
+    11. Audit, without secrets.
+    """
+    # (1)
+    request = dialect.parse(raw)
+    if isinstance(request, Refusal):
+        return dialect.respond(request)
+    # (2) to (7)
+    granted = await _decide_in_time(request, means)
+    # (8) (9)
+    outcome: Answer | Refusal = granted if isinstance(granted, Refusal) else await _license(granted, means)
+    # (11) stands before (10), since nothing follows a return
+    means.audit.note(audit.licensed(request, granted, outcome, means.now_ms()))
+    # (10)
+    return dialect.respond(outcome)
+
+
+def decide(  # noqa: PLR0911 every step may refuse
+    request: LicenseRequest, state: ViewState, means: Means
+) -> Granted | Refusal:
+    """Steps (2) to (7) of `answer`, on one state of the view."""
+    now_ms = means.now_ms()
+    with means.reader.at_once() as view:
+        # (1)
+        found = steps.services(request, view, state)
+        if isinstance(found, Refusal):
+            return found
+        # (2)
+        claims = means.tokens.authenticate(request.token, find=view.credential, now_ms=now_ms, client=request.client)
+        if isinstance(claims, Refusal):
+            return claims
+        target = steps.target_of(request, claims, found)
+        if isinstance(target, Refusal):
+            return target
+        # (3)
+        asset = steps.find_asset(request, claims.organization, view, state)
+        if isinstance(asset, Refusal):
+            return asset
+        # (4)
+        if refusal := steps.admitted(asset, claims, view, required=means.require_entitlement, now_ms=now_ms):
+            return refusal
+        # (5)
+        terms = steps.terms(asset, view, state)
+        if isinstance(terms, Refusal):
+            return terms
+        # (6)
+        upstream = means.upstreams.get(target)
+        if upstream is None:
+            return steps.no_license_server(target)
+        asked = upstream.read(request.challenge)
+        if isinstance(asked, Refusal):
+            return asked
+        kids = None if request.kid is not None else asked.kids
+        chosen = steps.choose(steps.candidates(asset, kids, view, state, now_ms), claims, terms, asked)
+        if isinstance(chosen, Refusal):
+            return chosen
+    # (7)
+    keys = steps.unwrap(chosen, means.keys)
+    if isinstance(keys, Refusal):
+        return keys
+    return Granted(
+        drm_system=target, claims=claims, asset=asset, policy=terms.policy, policy_version=terms.version, keys=keys,
+        challenge=request.challenge, persistent=asked.persistent,
+    )  # fmt: skip
+
+
+async def _decide_in_time(request: LicenseRequest, means: Means) -> Granted | Refusal:
+    """`decide`, again at each change of a caught-up view that lacks the asset: its tail may be about to bring it."""
+    deadline: float | None = None
+    while True:
+        state = means.reader.state()
+        if refusal := steps.readiness(state, means.max_staleness_s):
+            return refusal
+        since = means.reader.txn_id()
+        decided = decide(request, state, means)
+        if not isinstance(decided, Refusal) or decided.reason not in _MISSING:
+            return decided
+        deadline = means.waiting.deadline() if deadline is None else deadline
+        if not await means.waiting.changed(since, deadline):
+            return decided
+
+
+async def _license(granted: Granted, means: Means) -> Answer | Refusal:
+    """The license; a single-use token is used up by it."""
+    outcome = await means.upstreams[granted.drm_system].license(granted)
+    claims = granted.claims
+    if claims.jti is None or isinstance(outcome, Refusal):
+        return outcome
+    return outcome if means.used.take(claims.organization, claims.jti, claims.exp_ms) else _USED

@@ -1,0 +1,160 @@
+"""
+The steps of the license procedure: what each looks up in the view and asks the pure rules.
+
+What a view lacks while it is behind or cut off may exist all the same: then no step says "not found", but "not ready".
+"""
+
+from collections.abc import Iterable, Sequence
+
+from keymill.core.period import is_licensable
+from keymill.errors import Corrupt
+from keymill.proxy import rules
+from keymill.proxy.auth import Claims
+from keymill.proxy.keys import MissingKek, ProxyKeys
+from keymill.proxy.request import LicenseRequest, Reason, Refusal
+from keymill.proxy.upstream.contract import Asked, GrantedKey
+from keymill.snapshot.reads import Reads
+from keymill.snapshot.state import ViewState
+from schemas.access import Service
+from schemas.events import Policy
+from schemas.records import AssetRecord, KeyRecord
+from schemas.values import KID_SIZE, DrmSystem, Record
+
+Candidate = tuple[KeyRecord, int]
+"""A key record and the index of one of its tracks."""
+
+
+class Terms(Record, frozen=True, kw_only=True):
+    """A policy's content, and the version it is at; 0 for the built-in default."""
+
+    policy: Policy
+    version: int
+
+
+def readiness(state: ViewState, max_staleness_s: int) -> Refusal | None:
+    """Why nothing may be served now, or None."""
+    if not state.ready:
+        return Refusal(reason=Reason.NOT_READY, message="the proxy has not caught up with the key topic yet")
+    if max_staleness_s and state.staleness_s > max_staleness_s:
+        message = f"the proxy has not heard from the brokers for more than {max_staleness_s} s"
+        return Refusal(reason=Reason.TOO_STALE, message=message)
+    return None
+
+
+def absent(state: ViewState, reason: Reason, message: str) -> Refusal:
+    """Something is not in the view: it does not exist, or, while the view is behind or cut off, nobody knows."""
+    if state.live:
+        return Refusal(reason=reason, message=message)
+    return Refusal(reason=Reason.NOT_READY, message="the proxy is behind the key topic, ask again")
+
+
+def services(request: LicenseRequest, view: Reads, state: ViewState) -> Sequence[Service] | Refusal:
+    """The service configurations that the request may mean, one per organization; none if it names none."""
+    if request.service is None:
+        return ()
+    name, version = request.service
+    found = [service for service in view.services(name, version) if not service.retired]
+    return found or absent(state, Reason.UNKNOWN_SERVICE, version)
+
+
+def target_of(request: LicenseRequest, claims: Claims, found: Sequence[Service]) -> DrmSystem | Refusal:
+    """The DRM system, within the token's organization, which the path's or the service's must equal."""
+    if request.drm_system is not None and request.organization == claims.organization:
+        return request.drm_system
+    for service in found:
+        if service.organization == claims.organization:
+            return service.drm_system
+    return Refusal(reason=Reason.WRONG_ORGANIZATION, message="the token is not of this organization")
+
+
+def no_license_server(target: DrmSystem) -> Refusal:
+    """Nobody here makes licenses of that DRM system."""
+    return Refusal(reason=Reason.NO_LICENSE_SERVER, message=f"no license server is configured for {target.value}")
+
+
+def find_asset(request: LicenseRequest, organization: str, view: Reads, state: ViewState) -> AssetRecord | Refusal:
+    """The asset by id, or by one of its KIDs."""
+    if request.kid is not None:
+        owner = view.owner(organization, request.kid) if len(request.kid) == KID_SIZE else None
+        found = view.asset(organization, owner.asset) if owner else None
+        return found or absent(state, Reason.UNKNOWN_KID, "no such KID")
+    found = view.asset(organization, request.asset or "")
+    return found or absent(state, Reason.UNKNOWN_ASSET, f"no asset {request.asset}")
+
+
+def admitted(asset: AssetRecord, claims: Claims, view: Reads, *, required: bool, now_ms: int) -> Refusal | None:
+    """The business rules, with the user's entitlement where one is required and the token names a user."""
+    product = claims.product or asset.product_id
+    required = required and claims.sub is not None and product is not None
+    entitlement = view.entitlement(asset.organization, claims.sub or "", product or "") if required else None
+    return rules.admit(asset, claims, entitlement, required=required, now_ms=now_ms)
+
+
+def terms(asset: AssetRecord, view: Reads, state: ViewState) -> Terms | Refusal:
+    """The asset's policy as it is now; one that is missing is never replaced by a looser one."""
+    record = view.policy(asset.organization, asset.policy_id)
+    found = rules.effective(asset, record)
+    if found is None:
+        return absent(state, Reason.POLICY_MISSING, f"policy {asset.policy_id} of the asset does not exist")
+    policy, version = found
+    if not policy.can_play:
+        return Refusal(reason=Reason.PLAYBACK_DENIED, message="the asset's policy does not allow playback")
+    return Terms(policy=policy, version=version)
+
+
+def candidates(
+    asset: AssetRecord, kids: Sequence[bytes] | None, view: Reads, state: ViewState, now_ms: int
+) -> list[Candidate] | Refusal:
+    """The asset's keys among *kids*, in their order; all when *kids* is None. Live: this period and the next."""
+    if kids is None:
+        records = [record for record in view.key_records(asset.organization, asset.asset) if _is_now(record, now_ms)]
+        return [(record, index) for record in records for index in range(len(record.tracks))]
+    found: list[Candidate] = []
+    known = False
+    for kid in kids:
+        owner = view.owner(asset.organization, kid)
+        known = known or owner is not None
+        if owner is None or owner.asset != asset.asset:
+            continue
+        record = view.key_record(owner.record_key)
+        if record is not None and _is_now(record, now_ms):
+            found += [(record, index) for index, track in enumerate(record.tracks) if track.kid == kid]
+    return found if known else absent(state, Reason.UNKNOWN_KID, "none of the KIDs is known")
+
+
+def choose(
+    found: list[Candidate] | Refusal, claims: Claims, terms: Terms, asked: Asked
+) -> list[Candidate] | Refusal:
+    """Of the asset's keys those whose tracks policy and token allow; none left is a refusal."""
+    if isinstance(found, Refusal):
+        return found
+    if asked.persistent and not terms.policy.can_persist:
+        return Refusal(reason=Reason.PERSISTENCE_DENIED, message="the asset's policy does not allow stored licenses")
+    chosen = [
+        (record, index)
+        for record, index in found
+        if rules.allows(record.tracks[index].label, terms.policy.allowed_tracks)
+        and rules.allows(record.tracks[index].label, claims.tracks)
+    ]
+    return chosen or Refusal(reason=Reason.NO_KEY_ALLOWED, message="policy and token allow none of these keys")
+
+
+def _is_now(record: KeyRecord, now_ms: int) -> bool:
+    return record.period is None or is_licensable(record.period, now_ms)
+
+
+def unwrap(chosen: Iterable[Candidate], keys: ProxyKeys) -> tuple[GrantedKey, ...] | Refusal:
+    """The clear keys, each KID once."""
+    granted: dict[bytes, GrantedKey] = {}
+    try:
+        for record, index in chosen:
+            opened, clear = keys.open(record)
+            track = opened.tracks[index]
+            granted.setdefault(
+                track.kid, GrantedKey(kid=track.kid, label=track.label, scheme=track.scheme, clear=clear[index])
+            )
+    except MissingKek as error:
+        return Refusal(reason=Reason.KEK_MISSING, message=str(error))
+    except Corrupt:
+        return Refusal(reason=Reason.KEY_UNUSABLE, message="the stored key does not open; it was reported")
+    return tuple(granted.values())

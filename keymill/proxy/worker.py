@@ -1,0 +1,57 @@
+"""
+One HTTP worker process: `python -m keymill.proxy.worker`, told on stdin what to serve and on which inherited socket.
+
+A fresh process instead of a fork: LMDB environments and threads do not survive one. Exit status: 0 stopped; 78 going on
+would do harm, and only a person can help.
+"""
+
+import os
+import socket
+import sys
+from typing import Any, Final
+
+import msgspec
+
+from keymill import telemetry
+from keymill.config import ProxySettings
+from keymill.errors import KeymillError, Stop
+from keymill.http.server import dress, serve
+from keymill.kms.keyfile import KeyFile
+from keymill.process import end_with_parent
+from keymill.proxy.app import ProxyApp
+from keymill.proxy.life import Life
+from schemas.values import Record
+
+EXIT_STOP: Final = 78
+"""EX_CONFIG of sysexits.h"""
+log = telemetry.logger("proxy.worker")
+
+
+class Told(Record, frozen=True, kw_only=True):
+    """What the parent tells a worker. `listening` is the inherited descriptor, `parent` the process to die with."""
+
+    settings: dict[str, Any]
+    listening: int
+    parent: int
+
+
+def main() -> int:
+    """Serve until SIGTERM; returns the exit status."""
+    told = msgspec.json.decode(sys.stdin.buffer.read(), type=Told)
+    end_with_parent(told.parent)
+    settings = ProxySettings(**told.settings)
+    telemetry.configure("proxy", settings.log_level)
+    try:
+        life = Life(settings, KeyFile(settings.keys_path))
+        app = dress(ProxyApp(life), program="proxy", cors=True)
+        return serve(app, settings=settings, bound=socket.socket(fileno=told.listening), readiness=life.readiness)
+    except Stop as error:
+        log.critical("worker stopped", reason=str(error))
+        return EXIT_STOP
+    except KeymillError as error:
+        log.error("worker ended", reason=str(error))
+        return os.EX_TEMPFAIL
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""A license proxy in process: a real key file, a real LMDB snapshot with real keys, the real ASGI application."""
+
+import asyncio
+import base64
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from keymill.config import ProxySettings
+from keymill.core.derive import derive_key
+from keymill.core.folding import fold
+from keymill.core.provisioning import _identity, make_key_record, needed
+from keymill.http.server import dress
+from keymill.kms.keyfile import KeyFile, add_organization, create_key_file
+from keymill.kms.keyring import Keyring
+from keymill.proxy.app import ProxyApp
+from keymill.proxy.life import Life
+from keymill.snapshot.state import Heartbeat, HeartbeatFile, boot_id
+from keymill.snapshot.writer import SnapshotWriter
+from schemas.access import Credential, Service, TokenKey
+from schemas.events import AssetEvent, Policy
+from schemas.ids import asset_key, scoped_key
+from schemas.records import AssetRecord, KeyRecord, PolicyRecord, PolicyState
+from schemas.values import DrmSystem, LogPosition, Record
+from tests import builders
+from tests.view_records import Log
+
+ORGANIZATIONS = ("demo", "other")
+MAP = 64 << 20
+
+
+def b64(value: bytes) -> str:
+    """Base64url without padding."""
+    return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
+
+
+def unb64(text: str) -> bytes:
+    """The inverse."""
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def challenge(*kids: bytes, type: str | None = "temporary") -> bytes:
+    """What a browser's CDM sends."""
+    body: dict[str, Any] = {"kids": [b64(kid) for kid in kids]}
+    return json.dumps(body if type is None else {**body, "type": type}).encode()
+
+
+class ProxyRig:
+    """One proxy worker's application over a view that the test writes."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.folder = folder
+        create_key_file(folder / "keys.json")
+        for organization in ORGANIZATIONS:
+            add_organization(folder / "keys.json", organization)
+        self.kms = KeyFile(folder / "keys.json")
+        self.keyring = Keyring(self.kms)
+        self.log = Log()
+        self.writer = SnapshotWriter(folder / "views" / "proxy", map_size=MAP).open()
+        self.writer.bind(self.log.checkpoints())
+        self.heartbeat = HeartbeatFile(self.writer.folder, write=True)
+        self.beat()
+        self.clear: dict[bytes, bytes] = {}
+        self.kids: dict[tuple[str, str, int, str], bytes] = {}
+        self._offset = 0
+        self.signers = {name: Ed25519PrivateKey.generate() for name in ORGANIZATIONS}
+        for name, signer in self.signers.items():
+            self.put_token_key(name, "portal", "EdDSA", public_pem(signer))
+        self.runner = asyncio.Runner()
+        given: dict[str, Any] = {"data": folder, "missing_wait_ms": 20, **settings}
+        self.life = Life(ProxySettings(**given), self.kms)
+        self.app = dress(ProxyApp(self.life), program="proxy", cors=True)
+        self.runner.run(self.life.start())
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.runner.run(self.life.stop())
+        self.runner.close()
+        self.heartbeat.close()
+        self.writer.close()
+
+    def beat(self, *, ready: bool = True, live: bool = True, ago_s: float = 0.0) -> None:
+        """Say how the view is doing."""
+        self.heartbeat.write(
+            Heartbeat(
+                environment=self.writer.manifest.environment, boot=boot_id(), ready=ready, live=live,
+                contact_boot_s=time.monotonic() - ago_s, contact_s=time.time() - ago_s,
+            )
+        )  # fmt: skip
+
+    def put(self, key: bytes, record: Record) -> None:
+        """Take a record into the view."""
+        fates = self.writer.apply([self.log.put((key, record))], self.log.slots)
+        assert sum(count for fate, count in fates.items() if fate.value in ("applied", "same")) == 1, fates
+
+    def put_token_key(self, organization: str, credential: str, algorithm: str, pem: str, **more: Any) -> None:
+        """Publish a key that verifies tokens."""
+        revoked = more.pop("revoked", False)
+        body = TokenKey(algorithm=algorithm, public_pem=pem or None, **more)
+        record = Credential(
+            organization=organization, credential=credential, revoked=revoked, created=1, label="test", body=body
+        )
+        self.put(scoped_key(organization, credential), record)
+
+    def put_policy(self, policy_id: int, *, organization: str = "demo", version: int = 1, **members: Any) -> None:
+        """Publish a policy."""
+        members.setdefault("can_play", True)
+        record = PolicyRecord(
+            organization=organization, policy_id=policy_id, version=version, state=PolicyState.READY, name="a policy",
+            policy=Policy(**members), applied=LogPosition(generation=0, offset=self._next()), created=1, changed=1,
+        )  # fmt: skip
+        self.put(scoped_key(organization, str(policy_id)), record)
+
+    def put_service(self, name: str = "demo", version: str = "1.0", *, organization: str = "demo", **more: Any) -> None:
+        """Publish a service configuration."""
+        more.setdefault("drm_system", DrmSystem.CLEARKEY)
+        record = Service(organization=organization, service=name, version=version, **more)
+        self.put(scoped_key(organization, name, version), record)
+
+    def ingest(
+        self, asset: str, *labels: str, organization: str = "demo", held: AssetRecord | None = None, **body: Any
+    ) -> AssetRecord:
+        """What the processor does with an ingest event: fold, derive, wrap, publish."""
+        event = msgspec.structs.replace(builders.ingest(*labels, asset=asset, **body), organization=organization)
+        return self.take(event, held)
+
+    def take(self, event: AssetEvent, held: AssetRecord | None = None) -> AssetRecord:
+        """The records of any event."""
+        record = fold(event, at=builders.at(self._next()), held=held, root_version=1).asset
+        for need in needed(record, None):
+            keys = self.keyring.keys_for(record.organization, need.root_version)
+            made = make_key_record(record, need, keys)
+            period = need.period.index if need.period else -1
+            for track, identity in zip(made.tracks, need.tracks, strict=True):
+                clear = derive_key(keys.prk, _identity(record, need, identity))
+                self.clear[clear.kid] = clear.cek.reveal()
+                name = (record.asset, track.label, need.key_version, str(period))
+                self.kids[record.asset, track.label, need.key_version, str(period)] = track.kid
+                assert name
+            self.put_key_record(need.record_key, made)
+        self.put(asset_key(record.organization, record.asset), record)
+        return record
+
+    def put_key_record(self, record_key: bytes, record: KeyRecord) -> None:
+        """Publish a key record."""
+        self.put(record_key, record)
+
+    def kid(self, asset: str, label: str = "HD", version: int = 1, period: int = -1) -> bytes:
+        """The KID of a track."""
+        return self.kids[asset, label, version, str(period)]
+
+    def token(self, asset: str | None = "film", *, organization: str = "demo", expires_in: float = 60, **claims: Any) -> str:
+        """A player token of the organization's portal. A claim given as None is left out."""
+        headers = claims.pop("headers", {"kid": "portal"})
+        payload = {"organization": organization, "asset": asset, "exp": time.time() + expires_in, **claims}
+        payload = {name: value for name, value in payload.items() if value is not None}
+        return jwt.encode(payload, self.signers[organization], algorithm="EdDSA", headers=headers)
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """One request to the application."""
+
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app, client=(options.pop("client", "127.0.0.1"), 4711))
+            async with httpx.AsyncClient(transport=transport, base_url="http://proxy") as http:
+                return await http.request(method, path, **options)
+
+        return self.runner.run(send())
+
+    def clearkey(self, asset: str, *kids: bytes, token: str | None = None, **options: Any) -> httpx.Response:
+        """Ask the dedicated endpoint."""
+        organization = options.pop("organization", "demo")
+        body = options.pop("content", challenge(*kids, type=options.pop("type", "temporary")))
+        params = {"token": self.token(asset) if token is None else token}
+        return self.request("POST", f"/clearkey/{organization}/{asset}", params=params, content=body, **options)
+
+    def keys_of(self, response: httpx.Response) -> dict[bytes, bytes]:
+        """The keys of a license."""
+        assert response.status_code == 200, response.text
+        return {unb64(key["kid"]): unb64(key["k"]) for key in response.json()["keys"]}
+
+    def _next(self) -> int:
+        self._offset += 1
+        return self._offset
+
+
+def public_pem(signer: Any) -> str:
+    """The PEM of a private key's public half."""
+    pem: bytes = signer.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return pem.decode()

@@ -19,7 +19,7 @@ from keymill.ops.demo.stack import Stack, issue_token
 
 SCHEMES = ("cbcs", "cenc")
 LIFETIME_S = 600
-FORBIDDEN = 403
+REFUSED = (401, 403)  # which of the two is the proxy's own tests' business; the player treats them alike
 SHAKA_LICENSE_REQUEST_FAILED, SHAKA_BAD_HTTP_STATUS, SHAKA_VIDEO_ERROR = 6007, 1001, 3016
 
 pytestmark = pytest.mark.timeout(180)
@@ -96,8 +96,8 @@ def test_denied_license_shows_nothing(up: Stack, packaged: Packaged, chromium: P
     cause = seen.errors[0].data[0]
     assert SHAKA_BAD_HTTP_STATUS == cause["code"]
     _address, status, body = cause["data"][:3]
-    assert FORBIDDEN == status
-    assert json.loads(body)["code"]
+    assert status in REFUSED
+    assert "token_expired" == json.loads(body)["code"]
     assert (0, False) == (seen.frames, seen.played)
 
 

@@ -1,0 +1,62 @@
+"""Events, records and keys for tests of the core: everything is given a default that a test may change."""
+
+from keymill.core.folding import Coordinates, fold
+from keymill.core.provisioning import Keys
+from keymill.secret import Secret
+from schemas.events import AssetEvent, AssetIngested, KeysRotated, PeriodRange, PolicyAssigned, TrackWish
+from schemas.records import AssetRecord
+from schemas.values import LogPosition, Scheme
+
+NOW = 1_800_000_000_000
+KEYS = Keys(prk=Secret(b"p" * 32), k_fp=Secret(b"f" * 32), kek=Secret(bytes(range(64))), kek_epoch=1)
+
+
+def at(offset: int, *, generation: int = 0, timestamp: int = NOW) -> Coordinates:
+    """A place in the log."""
+    return Coordinates(partition=0, position=LogPosition(generation=generation, offset=offset), timestamp=timestamp)
+
+
+def event(body, *, asset="bbb", event_id=None, event_time=NOW, request_hash=None) -> AssetEvent:
+    """An event of the organization demo."""
+    return AssetEvent(
+        organization="demo",
+        asset=asset,
+        event_id=event_id,
+        request_hash=request_hash,
+        event_time=event_time,
+        body=body,
+    )
+
+
+def ingest(*labels, asset="bbb", event_id=None, periods=None, period_s=10, start=NOW, **body) -> AssetEvent:
+    """An ingest event; labels SD, HD and AUDIO unless others, or none by `labels=None`, are named."""
+    if "tracks" not in body:
+        body["tracks"] = tuple(TrackWish(label=label) for label in labels or ("SD", "HD", "AUDIO"))
+    if periods is not None:
+        first, count = periods
+        body["periods"] = PeriodRange(first_index=first, count=count, period_s=period_s, start=start)
+    return event(AssetIngested(**body), asset=asset, event_id=event_id)
+
+
+def rotate(to_version, *, event_id=None, salt=None) -> AssetEvent:
+    """A rotation."""
+    return event(KeysRotated(to_version=to_version, salt=salt), event_id=event_id)
+
+
+def assign(policy_id, *, event_id=None) -> AssetEvent:
+    """A policy assignment."""
+    return event(PolicyAssigned(policy_id=policy_id), event_id=event_id)
+
+
+def folded(*events: AssetEvent, held: AssetRecord | None = None, start: int = 0, root_version: int = 1) -> AssetRecord:
+    """The asset record after *events* at consecutive offsets."""
+    for offset, happened in enumerate(events, start):
+        held = fold(happened, at=at(offset), held=held, root_version=root_version).asset
+    assert held is not None
+    return held
+
+
+def tracks_of(asset: AssetRecord, key_version: int = 1) -> list[tuple[str, Scheme]]:
+    """(label, scheme) of every static track of a version, in order."""
+    version = asset.versions[key_version - 1]
+    return [(track.label, track.scheme) for key_set in version.key_sets for track in key_set.tracks]

@@ -1,0 +1,152 @@
+"""
+Topics as the catalogue wants them: created, checked at every start, taken over by their ids.
+
+    create_topics(bootstrap, partitions=12, replicas=1)         # keymill topics create, keymill up
+    adopted = require_topics(bootstrap, [ASSETS.name, KEYS.name])    # every program, before it reads or writes
+"""
+
+from collections.abc import Iterable, Sequence
+
+from keymill.errors import Misconfigured
+from keymill.kafka.adoption import (
+    Takeover,
+    first_adoptions,
+    generations_known,
+    load_adoptions,
+    record_adoptions,
+    takeovers,
+)
+from keymill.kafka.cluster import (
+    GroupState,
+    TopicState,
+    cluster_reachable,
+    connected,
+    create,
+    describe,
+    describe_with,
+    end_offsets,
+    end_offsets_with,
+    group_offsets,
+    group_state,
+)
+from keymill.kafka.drift import COPARTITIONED, Difference, differences
+from keymill.telemetry import logger
+from schemas.records import TopicAdopted
+from schemas.topics import ASSETS, BY_NAME, CATALOGUE, PARTITIONS, STATUS
+
+__all__ = [
+    "Difference",
+    "GroupState",
+    "Takeover",
+    "TopicState",
+    "adopt",
+    "check_topics",
+    "cluster_reachable",
+    "create_topics",
+    "describe",
+    "end_offsets",
+    "group_offsets",
+    "group_state",
+    "load_adoptions",
+    "plan_adoption",
+    "require_topics",
+]
+ALL = tuple(BY_NAME)
+
+log = logger("kafka.admin")
+
+
+def create_topics(bootstrap: str, partitions: int = PARTITIONS, replicas: int = 1) -> list[str]:
+    """
+    Create the topics of the catalogue that are missing and adopt them as generation 0; returns their names.
+
+    What exists is left as it is, and its partition count decides that of a topic that joins it. Safe to repeat and to
+    run twice at once: a topic without an adoption and without a record is adopted by whoever sees it. A topic that
+    took the place of an adopted one is created but not adopted.
+    """
+    with connected(bootstrap) as client:
+        present = describe_with(client, ALL)
+        missing = [topic for topic in CATALOGUE if topic.name not in present]
+        count = present[ASSETS.name].partitions if ASSETS.name in present else partitions
+        created = create(client, missing, count, replicas)
+        states = describe_with(client, ALL)
+        ends = end_offsets_with(client, ALL)
+    first = {each.topic: each for each in first_adoptions(states, load_adoptions(bootstrap), ends)}
+    # The status topic's own adoption stands alone first: with it, an interrupted creation is finished by the next.
+    for group in ([STATUS.name] if STATUS.name in first else [], [name for name in first if name != STATUS.name]):
+        if group:
+            record_adoptions(bootstrap, states[STATUS.name].partitions, [first[name] for name in group])
+    return sorted(created)
+
+
+def check_topics(
+    bootstrap: str, names: Iterable[str] = ALL, *, partitions: int | None = None, replicas: int | None = None
+) -> list[Difference]:
+    """
+    Compare topics with the catalogue and with their adoptions; the fatal differences come first.
+
+    Args:
+        partitions: expected of topics that are not adopted yet.
+        replicas: expected replication factor.
+    """
+    found, _ = _compare(bootstrap, list(names), partitions, replicas)
+    return sorted(found, key=lambda difference: not difference.fatal)
+
+
+def require_topics(bootstrap: str, names: Iterable[str]) -> dict[str, TopicAdopted]:
+    """
+    Return the adoptions of these topics; every program's first question.
+
+    Raises:
+        Misconfigured: a topic is missing, not adopted, was created again, or its cleanup policy or partition count
+            is another. Other differences are logged.
+        Unavailable: no broker answers.
+    """
+    wanted = list(names)
+    found, adoptions = _compare(bootstrap, wanted, None, None)
+    fatal = [difference for difference in found if difference.fatal]
+    if fatal:
+        raise Misconfigured("the topics are not what they must be: " + " | ".join(map(str, fatal)))
+    for difference in found:
+        log.warning("topic_drift", topic=difference.topic, config=difference.what, difference=str(difference))
+    return {name: adoptions[name] for name in wanted}
+
+
+def plan_adoption(bootstrap: str, names: Sequence[str] = (), *, generation: int | None = None) -> list[Takeover]:
+    """
+    What `adopt` would record for these topics (all if none is named); nothing is written.
+
+    Args:
+        generation: for topics whose adoptions were lost with the status topic.
+
+    Raises:
+        Misconfigured: a topic is missing, or differs in what no adoption can mend.
+    """
+    unknown = [name for name in names if name not in BY_NAME]
+    if unknown:
+        raise Misconfigured(f"{unknown[0]} is no topic of keymill: one of {', '.join(ALL)}")
+    with connected(bootstrap) as client:
+        states = describe_with(client, ALL)
+        ends = end_offsets_with(client, states)
+    adoptions = load_adoptions(bootstrap) if STATUS.name in states else {}
+    wanted = list(names) or list(ALL)
+    hopeless = [each for each in differences(wanted, states, {}) if each.fatal and each.what != "topic id"]
+    if hopeless:
+        raise Misconfigured("cannot adopt: " + " | ".join(map(str, hopeless)))
+    known = generations_known(states, adoptions, ends)
+    return takeovers({name: states[name] for name in wanted}, adoptions, known=known, generation=generation)
+
+
+def adopt(bootstrap: str, plan: Sequence[Takeover]) -> None:
+    """Record what `plan_adoption` showed; programs work with the new topic ids from their next start."""
+    partitions = describe(bootstrap, [STATUS.name])[STATUS.name].partitions
+    record_adoptions(bootstrap, partitions, [takeover.after for takeover in plan])
+
+
+def _compare(
+    bootstrap: str, names: list[str], partitions: int | None, replicas: int | None
+) -> tuple[list[Difference], dict[str, TopicAdopted]]:
+    joined = set(COPARTITIONED) if set(names) & set(COPARTITIONED) else set()
+    states = describe(bootstrap, sorted({STATUS.name, *names} | joined))
+    adoptions = load_adoptions(bootstrap) if STATUS.name in states else {}
+    return differences(names, states, adoptions, partitions=partitions, replicas=replicas), adoptions

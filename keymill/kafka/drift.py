@@ -1,0 +1,104 @@
+"""How topics differ from the catalogue and from what was adopted. Pure."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from keymill.kafka.cluster import TopicState
+from schemas.records import TopicAdopted
+from schemas.topics import ASSETS, BY_NAME, DEAD_LETTERS, KEYS, REQUESTS, Topic
+
+CLEANUP: Final = "cleanup.policy"
+COPARTITIONED: Final = (ASSETS.name, KEYS.name, REQUESTS.name, DEAD_LETTERS.name)
+"""An asset's events, keys, repairs and dead letters stand on partitions of one number (design 2)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Something that is not as it must be. A fatal one keeps programs from starting; `advice` says what to do."""
+
+    topic: str
+    what: str
+    expected: str
+    found: str
+    fatal: bool
+    advice: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.topic}: {self.what} must be {self.expected}, is {self.found}"
+        return f"{text}; {self.advice}" if self.advice else text
+
+
+def differences(
+    names: Iterable[str],
+    states: Mapping[str, TopicState],
+    adoptions: Mapping[str, TopicAdopted],
+    *,
+    partitions: int | None = None,
+    replicas: int | None = None,
+) -> list[Difference]:
+    """
+    Compare the topics of these names.
+
+    Args:
+        partitions: expected of topics that are not adopted yet; an adoption freezes its own count.
+        replicas: expected replication factor; if absent, any will do.
+    """
+    found: list[Difference] = []
+    for name in names:
+        state, adopted = states.get(name), adoptions.get(name)
+        if state is None:
+            found.append(
+                Difference(
+                    topic=name, what="topic", expected="there", found="missing", fatal=True,
+                    advice="run `keymill topics create`",
+                )
+            )  # fmt: skip
+            continue
+        found += _adoption(state, adopted)
+        found += _partitions(state, adopted.partitions if adopted else partitions)
+        found += _configs(BY_NAME[name], state, replicas)
+    return [*found, *_uneven(states)]
+
+
+def _adoption(state: TopicState, adopted: TopicAdopted | None) -> Iterator[Difference]:
+    if adopted and adopted.topic_id == state.topic_id:
+        return
+    reason = "it was created again" if adopted else "nobody has taken it over"
+    yield Difference(
+        topic=state.name, what="topic id", expected=adopted.topic_id if adopted else "adopted", found=state.topic_id,
+        fatal=True, advice=f"{reason}: if that is meant, run `keymill topics adopt`",
+    )  # fmt: skip
+
+
+def _partitions(state: TopicState, expected: int | None) -> Iterator[Difference]:
+    if expected is not None and expected != state.partitions:
+        yield Difference(
+            topic=state.name, what="partitions", expected=str(expected), found=str(state.partitions), fatal=True,
+            advice="record keys would go elsewhere: create the topic anew and replay into it",
+        )  # fmt: skip
+
+
+def _configs(topic: Topic, state: TopicState, replicas: int | None) -> Iterator[Difference]:
+    if replicas is not None and replicas != state.replicas:
+        yield Difference(
+            topic=topic.name, what="replication factor", expected=str(replicas), found=str(state.replicas), fatal=False,
+            advice="reassign its partitions (kafka-reassign-partitions.sh)",
+        )  # fmt: skip
+    for config, value in topic.all_configs(replicas or state.replicas).items():
+        found = state.configs.get(config, "absent")
+        if found != value:
+            yield Difference(
+                topic=topic.name, what=config, expected=value, found=found, fatal=config == CLEANUP,
+                advice=f"set it with kafka-configs.sh --alter --topic {topic.name}",
+            )  # fmt: skip
+
+
+def _uneven(states: Mapping[str, TopicState]) -> Iterator[Difference]:
+    counts = [(name, states[name].partitions) for name in COPARTITIONED if name in states]
+    for name, count in counts[1:]:
+        if count != counts[0][1]:
+            yield Difference(
+                topic=name, what="partitions", expected=f"{counts[0][1]} as {counts[0][0]} has", found=str(count),
+                fatal=True, advice="an asset's events and keys must stand on partitions of one number",
+            )  # fmt: skip

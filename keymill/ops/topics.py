@@ -1,0 +1,157 @@
+"""`keymill topics`: create, check, show, adopt."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from keymill.config import Settings, load
+from keymill.kafka.admin import (
+    Takeover,
+    adopt,
+    check_topics,
+    create_topics,
+    describe,
+    load_adoptions,
+    plan_adoption,
+)
+from schemas.topics import BY_NAME, CATALOGUE, STATUS
+
+app = typer.Typer(
+    help="Kafka topics: create them as the catalogue wants them, compare them with it, take new ones over.",
+    no_args_is_help=True,
+)
+File = Annotated[
+    Path | None, typer.Option("--settings", envvar="KEYMILL_SETTINGS", help="TOML file, see docs/settings.md")
+]
+Bootstrap = Annotated[str | None, typer.Option("--bootstrap", help="Kafka brokers, host:port[,host:port…]")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
+Replicas = Annotated[int | None, typer.Option("--replicas", help="replication factor: 3 beyond one machine")]
+DIFFERENT = 1
+
+
+@app.command("create")
+def create_command(
+    settings: File = None,
+    bootstrap: Bootstrap = None,
+    partitions: Annotated[int | None, typer.Option(help="partitions of every topic; frozen afterwards")] = None,
+    replicas: Replicas = None,
+    as_json: Json = False,
+) -> int:
+    """Create the topics that are missing and adopt them; what exists is left as it is. Repeatable."""
+    given = load(Settings, file=settings, bootstrap=bootstrap, partitions=partitions, replicas=replicas)
+    created = create_topics(given.bootstrap, given.partitions, given.replicas)
+    fatal = [difference for difference in check_topics(given.bootstrap) if difference.fatal]
+    if as_json:
+        _print_json({"created": created, "differences": fatal})
+    else:
+        typer.echo(f"created {len(created)} of {len(CATALOGUE)} topics{': ' if created else ''}{', '.join(created)}")
+        for difference in fatal:
+            typer.echo(f"fatal: {difference}", err=True)
+    return DIFFERENT if fatal else 0
+
+
+@app.command("check")
+def check_command(
+    settings: File = None, bootstrap: Bootstrap = None, replicas: Replicas = None, as_json: Json = False
+) -> int:
+    """Compare every topic with the catalogue and its adoption; exit code 1 if anything differs."""
+    given = load(Settings, file=settings, bootstrap=bootstrap)
+    found = check_topics(given.bootstrap, replicas=replicas)
+    if as_json:
+        _print_json({"differences": found})
+    elif not found:
+        typer.echo(f"all {len(CATALOGUE)} topics are as the catalogue wants them")
+    else:
+        for difference in found:
+            typer.echo(f"{'fatal' if difference.fatal else 'warning'}: {difference}")
+    return DIFFERENT if found else 0
+
+
+@app.command("show")
+def show_command(settings: File = None, bootstrap: Bootstrap = None, as_json: Json = False) -> int:
+    """List the topics with what they hold, their ids and generations."""
+    given = load(Settings, file=settings, bootstrap=bootstrap)
+    rows = _rows(given.bootstrap)
+    if as_json:
+        _print_json({"topics": rows})
+        return 0
+    table = Table("topic", "cleanup", "partitions", "replicas", "topic id", "generation", box=None)
+    for row in rows:
+        table.add_row(*("-" if value is None else str(value) for name, value in row.items() if name in COLUMNS))
+    Console().print(table)
+    return 0
+
+
+@app.command("adopt")
+def adopt_command(
+    topics: Annotated[list[str] | None, typer.Argument(help="names; all topics if none is given")] = None,
+    settings: File = None,
+    bootstrap: Bootstrap = None,
+    generation: Annotated[
+        int | None, typer.Option(min=0, help="for topics whose adoptions were lost with the status topic")
+    ] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="do it; without it the plan is shown")] = False,
+    as_json: Json = False,
+) -> int:
+    """
+    Take over topics that were created again: their ids are recorded with one generation more.
+
+    Do this when the loss of the former topic is understood: offsets start over, and programs refuse the topic until
+    then. Exit code 1 if there is something to adopt and --apply is not given.
+    """
+    given = load(Settings, file=settings, bootstrap=bootstrap)
+    plan = plan_adoption(given.bootstrap, topics or [], generation=generation)
+    if apply and plan:
+        adopt(given.bootstrap, plan)
+    if as_json:
+        _print_json({"adoptions": plan, "applied": apply})
+    else:
+        _print_plan(plan, apply)
+    return DIFFERENT if plan and not apply else 0
+
+
+COLUMNS = ("topic", "cleanup", "partitions", "replicas", "topic_id", "generation")
+
+
+def _rows(bootstrap: str) -> list[dict[str, Any]]:
+    states = describe(bootstrap, BY_NAME)
+    adoptions = load_adoptions(bootstrap) if STATUS.name in states else {}
+    rows = []
+    for topic in CATALOGUE:
+        state, adopted = states.get(topic.name), adoptions.get(topic.name)
+        rows.append(
+            {
+                "topic": topic.name,
+                "cleanup": topic.cleanup.value,
+                "partitions": state.partitions if state else None,
+                "replicas": state.replicas if state else None,
+                "topic_id": state.topic_id if state else None,
+                "generation": adopted.generation if adopted else None,
+                "adopted_id": adopted.topic_id if adopted else None,
+                "record_key": topic.record_key,
+                "records": [kind.__name__ for kind in topic.records],
+                "writers": [program.value for program in topic.writers],
+                "readers": [program.value for program in topic.readers],
+            }
+        )
+    return rows
+
+
+def _print_plan(plan: list[Takeover], applied: bool) -> None:
+    if not plan:
+        typer.echo("nothing to adopt: every topic id is the adopted one")
+    for takeover in plan:
+        before, after = takeover.before, takeover.after
+        former = f"id {before.topic_id}, generation {before.generation}" if before else "not adopted"
+        typer.echo(f"{after.topic}: {former} -> id {after.topic_id}, generation {after.generation}")
+    if plan:
+        typer.echo("adopted: start the programs again" if applied else "nothing is written yet: repeat with --apply")
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(msgspec.to_builtins(value), indent=2))

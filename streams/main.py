@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 
 from keymill import telemetry
 from keymill.config import ProcessorSettings
-from keymill.errors import Misconfigured, NotReady
+from keymill.errors import Misconfigured
 from keymill.http.health import Readiness, health_routes
 from keymill.http.server import announce, dress, listen, serve_beside, url_of
 from keymill.kafka.admin import end_offsets, require_topics
@@ -25,6 +25,7 @@ from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
 from keymill.snapshot.follower import Follower
 from keymill.snapshot.reader import SnapshotReader
+from keymill.snapshot.store import GIB
 from schemas import framing, topics
 from streams.app import App, agent, build_app, run_worker
 from streams.decide import Decider
@@ -51,8 +52,13 @@ def run(settings: ProcessorSettings) -> int:
     bound = listen(settings.host, settings.processor_port)
     announce(url_of(bound, settings))
     folder = settings.data / "views" / f"processor-{settings.instance_id or 'single'}"
-    with Follower(folder, settings=settings, topics=VIEW) as follower, SnapshotReader(folder) as reader:
-        if not _await_view(reader, stop):
+    client = {"bootstrap.servers": settings.bootstrap}
+    size = settings.map_size_gib * GIB
+    with (
+        Follower(folder, VIEW, client, map_size=size, log_level=settings.log_level) as follower,
+        SnapshotReader(folder) as reader,
+    ):
+        if not _await_view(reader, follower, stop):
             return 0
         publisher = Publisher(
             settings.bootstrap,
@@ -83,7 +89,9 @@ def _check(settings: ProcessorSettings) -> None:
     if not settings.bootstrap:
         raise Misconfigured("bootstrap (KEYMILL_BOOTSTRAP) is empty: name the Kafka brokers, or run `keymill up`")
     if settings.delivery_timeout_s >= settings.session_timeout_s:
-        raise Misconfigured("delivery_timeout_s must be below session_timeout_s: a send must end before its partition moves")
+        raise Misconfigured(
+            "delivery_timeout_s must be below session_timeout_s: a send must end before its partition moves"
+        )
 
 
 class _Stop:
@@ -98,21 +106,28 @@ class _Stop:
         self.asked = True
 
 
-def _await_view(reader: SnapshotReader, stop: _Stop) -> bool:
+def _await_view(reader: SnapshotReader, follower: Follower, stop: _Stop) -> bool:
     while not (state := reader.state()).live:
         if stop.asked:
             return False
-        if state.error:
-            raise NotReady(f"the view cannot catch up: {state.error}")
+        follower.tend()
+        _require_following(follower, state.error)
         time.sleep(CATCH_UP_POLL_S)
     return True
+
+
+def _require_following(follower: Follower, error: str | None) -> None:
+    if follower.failure or error:
+        raise Misconfigured(f"the view of {topics.KEYS.name} has stopped: {error or follower.failure}")
 
 
 def _end_offset(bootstrap: str, partition: int) -> int:
     return end_offsets(bootstrap, topics.KEYS.name)[partition]
 
 
-def _app(settings: ProcessorSettings, provisioner: Provisioner, reader: SnapshotReader, follower: Follower, bound: Any) -> App:
+def _app(
+    settings: ProcessorSettings, provisioner: Provisioner, reader: SnapshotReader, follower: Follower, bound: Any
+) -> App:
     owned: set[int] = set()
 
     def assigned(tps: frozenset[TopicPartition]) -> None:
@@ -142,7 +157,8 @@ def _app(settings: ProcessorSettings, provisioner: Provisioner, reader: Snapshot
     async def repair() -> None:
         while not app.should_stop:
             await asyncio.sleep(REPAIR_S)
-            follower.check()
+            follower.tend()
+            _require_following(follower, reader.state().error)
             await provisioner.repair(frozenset(owned))
 
     app.task(health)

@@ -13,7 +13,9 @@ STALL_S: Final = 30.0
 """Without progress for so long the brokers are gone, or a transaction pins the log."""
 
 
-def scan_partition(bootstrap: str, topic: str, partition: int, *, start: int | None = None, end: int) -> Iterator[Message]:
+def scan_partition(
+    bootstrap: str, topic: str, partition: int, *, start: int | None = None, end: int
+) -> Iterator[Message]:
     """
     Every record of a partition with start <= offset < end, in order. *start* None is the first one kept.
 
@@ -46,6 +48,12 @@ def scan_partition(bootstrap: str, topic: str, partition: int, *, start: int | N
         consumer.close()
 
 
+def headers_of(message: Message) -> tuple[tuple[str, bytes], ...]:
+    """A record's headers; a null value is empty."""
+    pairs: list[tuple[str, bytes | None]] = message.headers() or []  # type: ignore[assignment]
+    return tuple((name, value or b"") for name, value in pairs)
+
+
 def _records(consumer: Consumer, topic: str, partition: int, begin: int, end: int) -> Iterator[Message]:
     position, idle_s = begin, 0.0
     while position < end:
@@ -60,7 +68,9 @@ def _records(consumer: Consumer, topic: str, partition: int, begin: int, end: in
         idle_s = 0.0 if reached > position else idle_s + POLL_S
         position = max(position, reached)
         if idle_s > STALL_S:
-            raise Unavailable(f"{topic}-{partition}: nothing after offset {position} for {STALL_S:.0f} s, expected up to {end}")
+            raise Unavailable(
+                f"{topic}-{partition}: nothing after offset {position} for {STALL_S:.0f} s, expected up to {end}"
+            )
 
 
 def _failure(error: KafkaError, topic: str, partition: int) -> Corrupt | Unavailable:

@@ -12,7 +12,9 @@ FILE: Final = "up.json"
 
 def write_address(data: Path, line: dict[str, Any]) -> None:
     """Note where a running `keymill up` answers; no credential among it."""
-    (data / FILE).write_text(json.dumps({name: value for name, value in line.items() if name != "credentials"}, indent=1))
+    (data / FILE).write_text(
+        json.dumps({name: value for name, value in line.items() if name != "credentials"}, indent=1)
+    )
 
 
 def bootstrap_of(settings: Settings) -> str:
@@ -23,5 +25,5 @@ def bootstrap_of(settings: Settings) -> str:
         return str(json.loads((settings.data / FILE).read_text())["kafka"])
     except (OSError, ValueError, KeyError):
         raise Misconfigured(
-            f"no brokers are named: give --bootstrap, or --data with the folder of a running `keymill up` (not {settings.data})"
+            f"no brokers are named: give --bootstrap, or --data with a running `keymill up`'s folder (not {settings.data})"
         ) from None

@@ -9,7 +9,7 @@ import typer
 from keymill import telemetry
 from keymill.config import PROGRAMS, Settings, load, masked
 from keymill.errors import Corrupt, KeymillError, Misconfigured, Retry
-from keymill.ops import programs
+from keymill.ops import explain, programs, replay, topics
 
 EXIT_CODES = """
 Exit codes: 0 done or clean, 1 differences found or the work failed, 2 usage or settings, 3 unavailable, 4 corrupt.
@@ -23,6 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 programs.register(app)
+app.add_typer(topics.app, name="topics", rich_help_panel="Set-up")
+app.command(rich_help_panel="Recovery")(replay.replay)
+app.command(rich_help_panel="Recovery")(explain.explain)
 config = typer.Typer(help="Settings.", no_args_is_help=True)
 app.add_typer(config, name="config")
 

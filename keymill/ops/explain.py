@@ -11,7 +11,7 @@ import typer
 from keymill.config import Settings, load
 from keymill.core.folding import DEFAULT_POLICY
 from keymill.errors import InvalidRecord, Misconfigured, UnknownKey
-from keymill.kafka.scan import scan_partition
+from keymill.kafka.scan import headers_of, scan_partition
 from keymill.ops.address import bootstrap_of
 from keymill.snapshot.layout import Owner
 from keymill.snapshot.reader import SnapshotReader
@@ -64,7 +64,9 @@ def _lineage(view: Reads, kid: bytes, organizations: list[str]) -> dict[str, Any
         owner = view.owner(organization, kid)
         if owner is not None:
             return _found(view, kid, organization, owner)
-    raise UnknownKey(f"KID {uuid.UUID(bytes=kid)} is not in the view; organizations looked at: {', '.join(organizations)}")
+    raise UnknownKey(
+        f"KID {uuid.UUID(bytes=kid)} is not in the view; organizations looked at: {', '.join(organizations)}"
+    )
 
 
 def _found(view: Reads, kid: bytes, organization: str, owner: Owner) -> dict[str, Any]:
@@ -84,7 +86,8 @@ def _found(view: Reads, kid: bytes, organization: str, owner: Owner) -> dict[str
         "kek_epoch": record.kek_epoch,
         "period": record.period.index if record.period else None,
         "policy": _policy(view, organization, asset),
-        "key_record": _place(view.coordinates(topics.KEYS.name, owner.record_key)) | {"record_key": owner.record_key.decode()},
+        "key_record": _place(view.coordinates(topics.KEYS.name, owner.record_key))
+        | {"record_key": owner.record_key.decode()},
         "asset_record": _place(asset_place),
         "event": _event_place(record, view.coordinates(topics.KEYS.name, owner.record_key)),
     }
@@ -93,7 +96,11 @@ def _found(view: Reads, kid: bytes, organization: str, owner: Owner) -> dict[str
 def _policy(view: Reads, organization: str, asset: AssetRecord | None) -> dict[str, Any]:
     policy_id = asset.policy_id if asset else DEFAULT_POLICY
     stored = view.policy(organization, policy_id)
-    return {"id": policy_id, "version": stored.version if stored else 0, "name": stored.name if stored else "built-in default"}
+    return {
+        "id": policy_id,
+        "version": stored.version if stored else 0,
+        "name": stored.name if stored else "built-in default",
+    }
 
 
 def _place(place: Any) -> dict[str, Any]:
@@ -115,7 +122,7 @@ def _event(bootstrap: str, at: dict[str, Any]) -> dict[str, Any]:
     message = next(iter(scan), None)
     if message is None:
         return {"found": False}
-    event = decode_event(message.value() or b"", [(name, value or b"") for name, value in message.headers() or ()])
+    event = decode_event(message.value() or b"", headers_of(message))
     return {
         "found": True,
         "kind": type(event.body).__name__,
@@ -131,7 +138,11 @@ def _time(epoch_ms: int) -> str:
 
 def _show(lineage: dict[str, Any]) -> None:
     for name, value in lineage.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {each}" for key, each in value.items() if each is not None)
         if value is not None:
-            typer.echo(f"{name:14} {', '.join(value) if isinstance(value, list) else value}")
+            typer.echo(f"{name:14} {_line(value)}")
+
+
+def _line(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {each}" for key, each in value.items() if each is not None)
+    return ", ".join(value) if isinstance(value, list) else str(value)

@@ -1,4 +1,4 @@
-"""`keymill replay`: read the log again from its beginning and compare. Writes nothing, may run while everything serves."""
+"""`keymill replay`: read the log from its beginning and compare. Writes nothing, may run while everything serves."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from keymill.config import Settings, load
 from keymill.kafka.admin import end_offsets, require_topics
-from keymill.kafka.scan import scan_partition
+from keymill.kafka.scan import headers_of, scan_partition
 from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
 from keymill.ops.address import bootstrap_of
@@ -59,7 +59,7 @@ def _raw(message: Message) -> RawRecord:
         timestamp_type=kind,
         key=message.key(),
         value=message.value(),
-        headers=tuple((name, value or b"") for name, value in message.headers() or ()),
+        headers=headers_of(message),
     )
 
 

@@ -8,6 +8,8 @@ partition at a time is complete in itself.
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
+
 from keymill.core.view import identity_of
 from keymill.errors import InvalidRecord
 from schemas import topics
@@ -30,7 +32,7 @@ class Difference(Record, frozen=True, kw_only=True):
     detail: str
 
 
-class Report(Record, kw_only=True):
+class Report(msgspec.Struct, kw_only=True):
     """
     What a replay found.
 
@@ -56,7 +58,9 @@ class Report(Record, kw_only=True):
         """Count a difference, and list it while there is room."""
         setattr(self, kind, getattr(self, kind) + 1)
         if len(self.differences) < MAX_LISTED:
-            self.differences.append(Difference(kind=kind, record_key=record_key.decode("utf-8", "replace"), detail=detail))
+            self.differences.append(
+                Difference(kind=kind, record_key=record_key.decode("utf-8", "replace"), detail=detail)
+            )
 
     def clean(self) -> bool:
         """Whether the topic holds exactly what the log calls for."""

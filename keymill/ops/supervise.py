@@ -21,6 +21,8 @@ BACKOFF_S: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
 HEALTHY_S: Final = 10.0
 """A child that lived this long starts again without waiting."""
 ASK_S: Final = 0.05
+_DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Our own children are asked directly, whatever HTTP proxy the environment names."""
 
 log = logger("ops.supervise")
 
@@ -119,7 +121,7 @@ def _read_line(stream: IO[bytes], deadline: float) -> bytes:
 
 def _is_ready(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/readyz", timeout=2) as answer:
+        with _DIRECT.open(f"{url}/readyz", timeout=2) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False

@@ -1,0 +1,125 @@
+"""The gateway's application: its routes, and the life span that follows the view and the dead letters."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from keymill import telemetry
+from keymill.core.bodies import IngestBody, PolicyBody, RestoreBody, RevokeBody, RotateBody
+from keymill.errors import KeymillError
+from keymill.gateway import openapi
+from keymill.gateway.answers import AssetAnswer
+from keymill.gateway.assets import Assets
+from keymill.gateway.dialects.widevine_route import WidevineDoor
+from keymill.gateway.service import Service
+from keymill.http.health import health_routes
+from keymill.http.problems import HANDLERS
+from keymill.snapshot.follower import Follower
+from keymill.snapshot.reader import SnapshotReader
+from schemas import topics
+
+VIEW: Final = tuple(
+    topic.name for topic in (topics.KEYS, topics.POLICIES, topics.ENTITLEMENTS, topics.SERVICES, topics.CREDENTIALS)
+)
+OBSERVE_S: Final = 1.0
+ASSET: Final = "/v1/organizations/{organization}/assets/{asset}"
+
+
+class CaughtUp:
+    """A readiness check: once since its start the view held all there was. Cut off afterwards, what it holds serves."""
+
+    def __init__(self, reader: SnapshotReader, follower: Follower) -> None:
+        self._reader = reader
+        self._follower = follower
+        self._once = False
+
+    def __call__(self) -> str | None:
+        """Why the view cannot be trusted yet."""
+        if self._once:
+            return None
+        state = self._reader.state()
+        self._once = state.live
+        if self._once:
+            return None
+        return self._follower.failure or state.error or f"the view is catching up, {state.behind} records behind"
+
+
+def build_app(service: Service, follower: Follower) -> FastAPI:
+    """The application over one `Service`; its life span starts and stops what the service uses."""
+
+    @contextlib.asynccontextmanager
+    async def span(_app: FastAPI) -> AsyncIterator[None]:
+        service.waiter.start()
+        follower.start()
+        await asyncio.to_thread(service.reader.open)
+        await asyncio.to_thread(service.letters.start)
+        tasks = [asyncio.create_task(follower.run()), asyncio.create_task(_observe(service.reader))]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.to_thread(service.letters.close)
+            await asyncio.to_thread(service.intake.close, service.settings.stop_timeout_s)
+            service.reader.close()
+            await asyncio.to_thread(follower.stop)
+
+    app = FastAPI(
+        title="keymill gateway",
+        version="1",
+        description="Asset events in, key identities out. The gateway says events and reads a view; it makes no keys.",
+        lifespan=span,
+        exception_handlers=HANDLERS,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    _add_routes(app, service)
+    app.router.routes.extend(health_routes(service.readiness))
+    app.openapi = openapi.completed(app.openapi)  # type: ignore[method-assign]
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(_request: Request) -> Response:
+        return HTMLResponse(openapi.page(app.openapi()))
+
+    return app
+
+
+def _add_routes(app: FastAPI, service: Service) -> None:
+    assets, door = Assets(service), WidevineDoor(service)
+    _add(app, "POST", ASSET.removesuffix("/{asset}"), assets.ingest, openapi.writing(IngestBody))
+    _add(app, "GET", ASSET, assets.show, openapi.reading(AssetAnswer))
+    _add(app, "POST", f"{ASSET}/rotate", assets.rotate, openapi.writing(RotateBody))
+    _add(app, "POST", f"{ASSET}/policy", assets.assign_policy, openapi.writing(PolicyBody))
+    _add(app, "POST", f"{ASSET}/revoke", assets.revoke, openapi.writing(RevokeBody))
+    _add(app, "POST", f"{ASSET}/restore", assets.restore, openapi.writing(RestoreBody))
+    _add(app, "POST", "/widevine/{organization}", door.answer, openapi.packaging())
+
+
+def _add(app: FastAPI, method: str, path: str, handler: Callable[..., Any], extra: openapi.Json) -> None:
+    summary = (handler.__doc__ or "").strip().partition("\n")[0]
+    app.add_api_route(
+        path,
+        handler,
+        methods=[method],
+        summary=summary,
+        response_model=None,
+        response_class=Response,
+        openapi_extra=extra,
+    )
+
+
+async def _observe(reader: SnapshotReader) -> None:
+    """Show the view's state in the metrics."""
+    while True:
+        with contextlib.suppress(KeymillError):
+            state = reader.state()
+            telemetry.VIEW_READY.set(state.ready)
+            telemetry.VIEW_STALENESS.set(state.staleness_s)
+            telemetry.QUARANTINED.set(state.quarantined)
+        await asyncio.sleep(OBSERVE_S)

@@ -1,0 +1,1 @@
+"""The spellings in which packagers ask for keys, a module each."""

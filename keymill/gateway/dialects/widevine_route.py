@@ -1,0 +1,202 @@
+"""
+The packager door: POST /widevine/{organization}.
+
+    1. wait until the gateway is ready: a packager takes any HTTP error for the end, and does not come again
+    2. verify the signature over the exact bytes with the organization's signer
+    3. read what is asked for; refuse an unknown policy, a revoked asset
+    4. all keys are in the view and no other policy is named: answer from there, without an event
+    5. else publish the event, and wait until the view holds its keys or its dead letter
+    6. unwrap, build the PSSH, answer
+
+Every refusal has a status that the packager knows, and no tracks.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from keymill import telemetry
+from keymill.core.credentials import ORGANIZATION_ID, SIGNER_IV_SIZE, SIGNER_KEY_SIZE, signer_identity
+from keymill.core.envelope import unwrap_keys, unwrap_secret
+from keymill.errors import Unavailable
+from keymill.gateway.answers import period_key
+from keymill.gateway.dialects import widevine
+from keymill.gateway.dialects.widevine import Asked, PackagedTrack, Refusal, Status
+from keymill.gateway.requests import read_limited
+from keymill.gateway.service import Service
+from keymill.gateway.waiting import Published, settled
+from keymill.secret import Secret
+from keymill.snapshot.reads import Reads
+from schemas import topics
+from schemas.access import WidevineSigner
+from schemas.events import AssetEvent, AssetIngested, TrackWish
+from schemas.ids import key_set_key
+from schemas.records import AssetRecord, AssetState, DeadLetter, KeyRecord, KeyVersion, PolicyState
+
+REPUBLISH_S: Final = 0.5
+"""Pause before an event is published again that the broker did not acknowledge."""
+_NOBODY: Final = Secret(bytes(SIGNER_KEY_SIZE + SIGNER_IV_SIZE))
+"""An unknown signer's signature is computed too, so that the answer takes as long."""
+
+log = telemetry.logger("gateway.widevine")
+
+
+class Found(NamedTuple):
+    """A track that was asked for, in its key record."""
+
+    label: str
+    record: KeyRecord
+    at: int
+
+
+class WidevineDoor:
+    """The route's handler over one `Service`."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def answer(self, request: Request, organization: str) -> Response:
+        """POST a signed key request."""
+        service = self._service
+        envelope = widevine.read_envelope(await read_limited(request, service.settings.max_body_bytes))
+        deadline = time.monotonic() + service.settings.packager_wait_s
+        try:
+            await self._wait_ready(deadline)
+            self._verify(organization, envelope)
+            asked = widevine.read_inner(envelope.request)
+            found, already_used = await self._find(organization, asked, deadline)
+            body = widevine.answer(asked, self._unwrapped(found), already_used=already_used)
+        except Refusal as refusal:
+            log.warning("packager refused", organization=organization, status=refusal.status, reason=str(refusal))
+            body = widevine.refusal(refusal.status)
+        return Response(body, 200, {"cache-control": "no-store"}, "application/json")
+
+    async def _wait_ready(self, deadline: float) -> None:
+        readiness = self._service.readiness
+        if await self._service.waiter.until(lambda: readiness.reason() is None or None, deadline) is None:
+            raise Refusal(Status.INTERNAL_ERROR, f"not ready: {readiness.reason()}")
+
+    def _verify(self, organization: str, envelope: widevine.Envelope) -> None:
+        with self._service.reader.at_once() as view:
+            itself = view.credential(organization, ORGANIZATION_ID)
+            signer = view.credential(organization, envelope.signer)
+        secret = _NOBODY
+        if signer is not None and isinstance(signer.body, WidevineSigner) and not signer.revoked:
+            kek = self._service.keyring.kek(organization, signer.body.kek_epoch)
+            secret = unwrap_secret(kek, signer.body.wrapped, *signer_identity(organization, signer.credential))
+        if not widevine.is_signed(envelope, secret) or secret is _NOBODY:
+            raise Refusal(Status.SIGNATURE_FAILED, "unknown signer, or its signature does not cover the request")
+        if itself is not None and itself.revoked:
+            raise Refusal(Status.ACCESS_DENIED, "the organization is revoked")
+
+    async def _find(self, organization: str, asked: Asked, deadline: float) -> tuple[list[Found], bool]:
+        self._require_policy(organization, asked.policy_id)
+        asset, found = self._held(organization, asked)
+        if asset is not None and found and asked.policy_id in (None, asset.policy_id):
+            return found, True
+        published = await self._publish(_event(organization, asked), deadline)
+        outcome: DeadLetter | list[Found] | None = await self._service.waiter.until(
+            lambda: self._outcome(published, asked), deadline
+        )
+        if outcome is None:
+            raise Refusal(
+                Status.INTERNAL_ERROR, f"the event at offset {published.position.offset} is not processed yet"
+            )
+        if isinstance(outcome, DeadLetter):
+            raise Refusal(Status.INVALID_ARGUMENT, f"the event became a dead letter: {outcome.message}")
+        return outcome, False
+
+    def _outcome(self, published: Published, asked: Asked) -> DeadLetter | list[Found] | None:
+        place = (topics.ASSETS.name, published.partition, published.position.offset)
+        if letter := self._service.letters.find(*place):
+            return letter
+        asset, found = self._held(published.organization, asked)
+        return found if settled(published, asset) and found else None
+
+    def _held(self, organization: str, asked: Asked) -> tuple[AssetRecord | None, list[Found]]:
+        """The asset, and all that was asked for if the view has all of it."""
+        with self._service.reader.at_once() as view:
+            asset = view.asset(organization, asked.asset)
+            if asset is None:
+                return None, []
+            if asset.state is AssetState.REVOKED:
+                raise Refusal(Status.ACCESS_DENIED, f"asset {asked.asset} is revoked")
+            version = asset.versions[-1]
+            if asked.periods is None:
+                return asset, _complete(_of_all_time(view, asset, version), asked)
+            indexes = range(asked.periods.first_index, asked.periods.first_index + asked.periods.count)
+            if version.live is None or version.live.period_s != asked.periods.period_s:
+                return asset, []
+            periods = [_complete(_of_period(view, asset, version, index), asked) for index in indexes]
+            return asset, [each for period in periods for each in period] if all(periods) else []
+
+    def _require_policy(self, organization: str, policy_id: int | None) -> None:
+        if policy_id in (None, 0):
+            return
+        stored = self._service.reader.policy(organization, policy_id or 0)
+        if stored is None or stored.state is not PolicyState.READY:
+            raise Refusal(Status.POLICY_UNKNOWN, f"organization {organization} has no policy {policy_id}")
+
+    async def _publish(self, event: AssetEvent, deadline: float) -> Published:
+        while True:
+            try:
+                return await self._service.intake.publish(event)
+            except Unavailable as error:
+                pause = min(time.monotonic() + REPUBLISH_S, deadline)
+                await self._service.waiter.until(lambda: None, pause)
+                if time.monotonic() >= deadline or self._service.readiness.stopping:
+                    raise Refusal(Status.INTERNAL_ERROR, str(error)) from None
+
+    def _unwrapped(self, found: Sequence[Found]) -> list[PackagedTrack]:
+        keyring = self._service.keyring
+        opened = {}
+        for _, record, _ in found:
+            if id(record) not in opened:
+                kek = keyring.kek(record.organization, record.kek_epoch)
+                opened[id(record)] = unwrap_keys(kek, keyring.k_fp(record.organization), record)
+        return [
+            PackagedTrack(
+                label=each.label,
+                key=each.record.tracks[each.at],
+                clear=opened[id(each.record)][each.at],
+                period_index=each.record.period.index if each.record.period else None,
+            )
+            for each in found
+        ]
+
+
+def _event(organization: str, asked: Asked) -> AssetEvent:
+    """
+    The event that a packager's request is.
+
+    It has no event id: it says nothing that saying twice would change, and a live packager would push the ids of
+    others out of the asset's record.
+    """
+    wishes = tuple(TrackWish(label=label, scheme=asked.scheme) for label in asked.labels)
+    body = AssetIngested(tracks=wishes, policy_id=asked.policy_id, periods=asked.periods)
+    now_ms = time.time_ns() // 1_000_000
+    return AssetEvent(organization=organization, asset=asked.asset, event_time=now_ms, body=body)
+
+
+def _of_all_time(view: Reads, asset: AssetRecord, version: KeyVersion) -> list[KeyRecord]:
+    keys = [key_set_key(asset.organization, asset.asset, key_set.digest) for key_set in version.key_sets]
+    return [record for key in keys if (record := view.key_record(key))]
+
+
+def _of_period(view: Reads, asset: AssetRecord, version: KeyVersion, index: int) -> list[KeyRecord]:
+    record = view.key_record(period_key(asset, version, index))
+    return [record] if record else []
+
+
+def _complete(records: Sequence[KeyRecord], asked: Asked) -> list[Found]:
+    """The tracks asked for, in the order asked; empty when one is missing."""
+    by_track = {
+        (track.label, track.scheme): (record, index) for record in records for index, track in enumerate(record.tracks)
+    }
+    found = [
+        Found(label, *by_track[label, asked.scheme]) for label in asked.labels if (label, asked.scheme) in by_track
+    ]
+    return found if len(found) == len(asked.labels) else []

@@ -1,0 +1,62 @@
+"""The gateway as a program."""
+
+from typing import Final
+
+from keymill import telemetry
+from keymill.config import GatewaySettings
+from keymill.errors import Misconfigured
+from keymill.gateway.app import VIEW, CaughtUp, build_app
+from keymill.gateway.deadletters import DeadLetters
+from keymill.gateway.intake import Intake
+from keymill.gateway.service import Service
+from keymill.gateway.waiting import Waiter
+from keymill.http.health import Readiness
+from keymill.http.server import dress, listen, serve
+from keymill.kafka.admin import require_topics
+from keymill.kafka.producer import Publisher
+from keymill.kms.keyfile import KeyFile
+from keymill.kms.keyring import Keyring
+from keymill.snapshot.follower import Follower
+from keymill.snapshot.reader import SnapshotReader
+from schemas import topics
+
+GIB: Final = 1 << 30
+
+
+def run(settings: GatewaySettings) -> int:
+    """
+    Serve until SIGTERM; returns the exit code.
+
+    Raises:
+        Misconfigured: settings, topics or key file are not what they must be.
+        Unavailable: no broker answers.
+    """
+    telemetry.configure("gateway", settings.log_level)
+    settings.require_tls()
+    if not settings.bootstrap:
+        raise Misconfigured("bootstrap (KEYMILL_BOOTSTRAP) is empty: name the Kafka brokers, or run `keymill up`")
+    keyring = Keyring(KeyFile(settings.keys_path))
+    adopted = require_topics(settings.bootstrap, [*VIEW, topics.ASSETS.name, topics.DEAD_LETTERS.name])
+    bound = listen(settings.host, settings.gateway_port)
+    folder = settings.data / "views" / "gateway"
+    client = {"bootstrap.servers": settings.bootstrap}
+    follower = Follower(folder, VIEW, client, map_size=settings.map_size_gib * GIB, log_level=settings.log_level)
+    reader = SnapshotReader(folder)
+    waiter = Waiter(reader)
+    letters = DeadLetters(settings.bootstrap, waiter.wake)
+    readiness = Readiness(
+        CaughtUp(reader, follower), lambda: None if letters.alive() else "the dead letters are not followed"
+    )
+    assets = adopted[topics.ASSETS.name]
+    publisher = Publisher(settings.bootstrap, {name: topic.partitions for name, topic in adopted.items()})
+    service = Service(
+        settings=settings,
+        reader=reader,
+        intake=Intake(publisher, partitions=assets.partitions, generation=assets.generation),
+        letters=letters,
+        waiter=waiter,
+        keyring=keyring,
+        readiness=readiness,
+    )
+    app = dress(build_app(service, follower), program="gateway")
+    return serve(app, settings=settings, bound=bound, readiness=readiness, on_stop=waiter.stop)

@@ -1,0 +1,93 @@
+"""What the gateway's endpoints share: the view, the way into the log, the waits, and their limits."""
+
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from keymill.config import GatewaySettings
+from keymill.errors import NotReady, UnknownKey
+from keymill.gateway.deadletters import DeadLetters
+from keymill.gateway.intake import Intake
+from keymill.gateway.waiting import Published, Settled, Waiter
+from keymill.http.health import Readiness
+from keymill.http.problems import HttpReject
+from keymill.kms.keyring import Keyring
+from keymill.snapshot.reader import SnapshotReader
+from schemas.records import AssetRecord, DeadLetter, PolicyState
+
+APPEAR_S: Final = 0.5
+"""What an asset may take to appear before it is unknown: another gateway may have accepted it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One gateway, as its endpoints see it."""
+
+    settings: GatewaySettings
+    reader: SnapshotReader
+    intake: Intake
+    letters: DeadLetters
+    waiter: Waiter
+    keyring: Keyring
+    readiness: Readiness
+
+    async def outcome(self, event: Published, wait_s: float) -> Settled | DeadLetter | None:
+        """What became of an event within *wait_s*."""
+        return await self.waiter.outcome(event, self.letters, time.monotonic() + wait_s)
+
+    async def known(self, organization: str, asset: str) -> AssetRecord | None:
+        """
+        The asset's record; None when it is not in the view yet but an event of it is on the way.
+
+        Raises:
+            UnknownKey: the view is caught up and no event of the asset is on the way.
+            NotReady: the view is not caught up.
+        """
+        if self.intake.last(organization, asset) is not None:
+            return self.reader.asset(organization, asset)
+        deadline = time.monotonic() + APPEAR_S
+        found = await self.waiter.until(lambda: self.reader.asset(organization, asset), deadline)
+        if found is None:
+            raise self.missing(organization, asset)
+        return found
+
+    async def next_version(self, organization: str, asset: str) -> int:
+        """
+        The key version that a rotation without a number begins: after all events that this gateway published.
+
+        Raises:
+            NotReady: an earlier event of the asset is not processed yet.
+        """
+        last = self.intake.last(organization, asset)
+        if last is not None and await self.outcome(last, self.settings.wait_s) is None:
+            raise NotReady(f"an earlier event of asset {asset} is not processed yet, or name to_version")
+        held = self.reader.asset(organization, asset)
+        if held is None:
+            raise self.missing(organization, asset)
+        return len(held.versions) + 1
+
+    def missing(self, organization: str, asset: str) -> UnknownKey | NotReady:
+        """Why the view lacks an asset: it does not exist, or the view is behind."""
+        if self.reader.state().live:
+            return UnknownKey(
+                f"organization {organization} has no asset {asset}", field="asset_id", code="unknown_asset"
+            )
+        return NotReady("the view is behind the log, so an asset that it lacks may exist")
+
+    def require_policy(self, organization: str, policy_id: int | None) -> None:
+        """
+        Refuse the assignment of a policy that does not exist or takes no more assignments.
+
+        Raises:
+            HttpReject: 422 `policy_unknown`.
+            NotReady: the view is behind, so a policy that it lacks may exist.
+        """
+        if policy_id is None or policy_id == 0:
+            return
+        stored = self.reader.policy(organization, policy_id)
+        if stored is not None and stored.state is PolicyState.READY:
+            return
+        if stored is None and not self.reader.state().live:
+            raise NotReady("the view is behind the log, so a policy that it lacks may exist")
+        message = f"organization {organization} has no policy {policy_id} that can be assigned"
+        raise HttpReject(422, "policy_unknown", message, field="policy_id")

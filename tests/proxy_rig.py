@@ -156,7 +156,9 @@ class ProxyRig:
         """The KID of a track."""
         return self.kids[asset, label, version, str(period)]
 
-    def token(self, asset: str | None = "film", *, organization: str = "demo", expires_in: float = 60, **claims: Any) -> str:
+    def token(
+        self, asset: str | None = "film", *, organization: str = "demo", expires_in: float = 60, **claims: Any
+    ) -> str:
         """A player token of the organization's portal. A claim given as None is left out."""
         headers = claims.pop("headers", {"kid": "portal"})
         payload = {"organization": organization, "asset": asset, "exp": time.time() + expires_in, **claims}

@@ -64,9 +64,7 @@ def parse_request(body: bytes) -> ClearKeyRequest:
 
 def license_of(keys: Iterable[tuple[bytes, Secret]], session_type: SessionType) -> bytes:
     """The license: a JWK set of (KID, CEK) with the request's type. Never empty: refuse instead."""
-    members = [
-        b'{"kty":"oct","k":"%b","kid":"%b"}' % (base64url(cek.reveal()), base64url(kid)) for kid, cek in keys
-    ]
+    members = [b'{"kty":"oct","k":"%b","kid":"%b"}' % (base64url(cek.reveal()), base64url(kid)) for kid, cek in keys]
     if not members:
         raise ValueError("a license without keys is a refusal")
     return b'{"keys":[%b],"type":"%b"}' % (b",".join(members), session_type.encode())

@@ -122,17 +122,20 @@ class Audit:
 
 def _line(event: Licensed) -> bytes:
     fields = {name: getattr(event, name) for name in event.__struct_fields__ if name not in ("at_ms", "kids")}
-    return msgspec.json.encode(
-        {
-            "event": "license",
-            "level": "info",
-            "logger": "keymill.proxy.audit",
-            "timestamp": _utc(event.at_ms),
-            "program": "proxy",
-            **fields,
-            "kids": [kid.hex() for kid in event.kids],
-        }
-    ) + b"\n"
+    return (
+        msgspec.json.encode(
+            {
+                "event": "license",
+                "level": "info",
+                "logger": "keymill.proxy.audit",
+                "timestamp": _utc(event.at_ms),
+                "program": "proxy",
+                **fields,
+                "kids": [kid.hex() for kid in event.kids],
+            }
+        )
+        + b"\n"
+    )
 
 
 def _utc(at_ms: int) -> str:

@@ -23,6 +23,4 @@ def refused(refusal: Refusal) -> Response:
     if refusal.status == 401:
         headers.append(_CHALLENGE)
     document = problem(refusal.status, refusal.reason.value, refusal.message)
-    return Response(
-        status=refusal.status, body=bytes(document.body), content_type=MEDIA_TYPE, headers=tuple(headers)
-    )
+    return Response(status=refusal.status, body=bytes(document.body), content_type=MEDIA_TYPE, headers=tuple(headers))

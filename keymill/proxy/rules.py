@@ -9,7 +9,9 @@ from schemas.records import AssetRecord, AssetState, PolicyRecord
 BUILT_IN_DEFAULT = Policy(can_play=True)
 
 
-def admit(asset: AssetRecord, claims: Claims, entitlement: Entitlement | None, *, required: bool, now_ms: int) -> Refusal | None:
+def admit(
+    asset: AssetRecord, claims: Claims, entitlement: Entitlement | None, *, required: bool, now_ms: int
+) -> Refusal | None:
     """Business rules."""
     if claims.asset is not None and claims.asset != asset.asset:
         return Refusal(reason=Reason.TOKEN_SCOPE, message="the token is for another asset")
@@ -21,7 +23,9 @@ def admit(asset: AssetRecord, claims: Claims, entitlement: Entitlement | None, *
         return Refusal(reason=Reason.NOT_YET_AVAILABLE, message="the asset is not available yet")
     if asset.available_until is not None and now_ms >= asset.available_until:
         return Refusal(reason=Reason.NO_LONGER_AVAILABLE, message="the asset is not available any more")
-    if required and (entitlement is None or (entitlement.valid_until is not None and entitlement.valid_until <= now_ms)):
+    if required and (
+        entitlement is None or (entitlement.valid_until is not None and entitlement.valid_until <= now_ms)
+    ):
         return Refusal(reason=Reason.NOT_ENTITLED, message="the user is not entitled to the product")
     return None
 

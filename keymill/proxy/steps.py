@@ -122,9 +122,7 @@ def candidates(
     return found if known else absent(state, Reason.UNKNOWN_KID, "none of the KIDs is known")
 
 
-def choose(
-    found: list[Candidate] | Refusal, claims: Claims, terms: Terms, asked: Asked
-) -> list[Candidate] | Refusal:
+def choose(found: list[Candidate] | Refusal, claims: Claims, terms: Terms, asked: Asked) -> list[Candidate] | Refusal:
     """Of the asset's keys those whose tracks policy and token allow; none left is a refusal."""
     if isinstance(found, Refusal):
         return found

@@ -1,0 +1,166 @@
+"""`keymill token issue` and `keymill token-key add|list|retire`: player tokens, and the keys that verify them."""
+
+import json
+import time
+import uuid
+from pathlib import Path
+from typing import Annotated, Any
+
+import jwt
+import msgspec
+import typer
+
+from keymill.config import Settings, load
+from keymill.errors import Misconfigured, UnknownKey
+from keymill.ops import access
+from keymill.ops.address import bootstrap_of
+from keymill.ops.token_keys import PublicKey, algorithm_of, key_id_of, pem_of, read_public_key, signing_key
+from schemas import ids
+from schemas.access import Credential, Service, TokenKey
+from schemas.values import DrmSystem, check_label
+
+token = typer.Typer(help="Player tokens.", no_args_is_help=True)
+token_key = typer.Typer(help="Keys that verify an organization's player tokens.", no_args_is_help=True)
+
+Data = Annotated[Path | None, typer.Option("--data", help="data folder")]
+Bootstrap = Annotated[str | None, typer.Option("--bootstrap", help="Kafka brokers, host:port[,host:port…]")]
+Organization = Annotated[str, typer.Option("--organization", help="organization id")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
+
+
+@token.command("issue")
+def issue(
+    organization: Organization,
+    asset: Annotated[str | None, typer.Option("--asset", help="asset that may be played")] = None,
+    product: Annotated[str | None, typer.Option("--product", help="product whose assets may be played")] = None,
+    user: Annotated[str | None, typer.Option("--user", help="who plays")] = None,
+    tracks: Annotated[str | None, typer.Option("--tracks", help="labels, such as SD,AUDIO; all if absent")] = None,
+    expires_in: Annotated[int, typer.Option("--expires-in", help="seconds until it expires; may be negative")] = 3600,
+    not_before: Annotated[int | None, typer.Option("--not-before", help="seconds until it holds")] = None,
+    single_use: Annotated[bool, typer.Option("--single-use", help="good for one license, per proxy")] = False,
+    server_side: Annotated[bool, typer.Option("--server-side", help="its bearer may loosen policies")] = False,
+    ip: Annotated[str | None, typer.Option("--ip", help="address it may be used from")] = None,
+    data: Data = None,
+) -> None:
+    """Print a player token on stdout, alone on its line."""
+    if asset is None and product is None:
+        raise typer.BadParameter("name --asset or --product")
+    now = int(time.time())
+    claims: dict[str, Any] = {
+        "organization": ids.check_organization(organization),
+        "asset": asset and ids.check_asset(asset),
+        "product": product and ids.check_name(product, "product"),
+        "sub": user and ids.check_name(user, "user"),
+        "tracks": tracks and [check_label(label, "tracks") for label in tracks.split(",")],
+        "server_side": server_side or None,
+        "iat": now,
+        "nbf": None if not_before is None else now + not_before,
+        "exp": now + expires_in,
+        "jti": uuid.uuid4().hex if single_use else None,
+        "ip": ip,
+    }
+    path, key = signing_key(load(Settings, data=data).data, organization)
+    if key is None:
+        raise Misconfigured(f"{path} is missing: `keymill up` makes it, or sign tokens with a key of your own")
+    named = {name: value for name, value in claims.items() if value is not None}
+    headers = {"kid": key_id_of(key.public_key())}
+    typer.echo(jwt.encode(named, key, algorithm=algorithm_of(key.public_key()), headers=headers))
+
+
+@token_key.command("add")
+def add(
+    organization: Organization,
+    public: Annotated[Path, typer.Option("--public", help="PEM file: Ed25519 or P-256 public key")],
+    label: Annotated[str, typer.Option("--label", help="what it is for")] = "",
+    data: Data = None,
+    bootstrap: Bootstrap = None,
+) -> None:
+    """Let a key verify the organization's tokens; prints its id, which goes into the tokens' `kid` header."""
+    record = credential_of(organization, read_public_key(public), label=label, created=_now_ms())
+    brokers = bootstrap_of(load(Settings, data=data, bootstrap=bootstrap))
+    held = access.credentials(brokers, organization).get(record.credential)
+    if held is None or held.revoked:
+        access.publish(brokers, [record])
+    typer.echo(record.credential)
+
+
+@token_key.command("list")
+def list_keys(
+    organization: Organization, data: Data = None, bootstrap: Bootstrap = None, as_json: Json = False
+) -> None:
+    """Show the organization's token keys."""
+    brokers = bootstrap_of(load(Settings, data=data, bootstrap=bootstrap))
+    found = access.credentials(brokers, organization).values()
+    rows = [
+        {
+            "id": record.credential,
+            "algorithm": record.body.algorithm,
+            "label": record.label,
+            "created": record.created,
+            "retired": record.revoked,
+        }
+        for record in found
+        if isinstance(record.body, TokenKey)
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    for row in rows:
+        typer.echo(f"{row['id']}  {row['algorithm']:5}  {'retired' if row['retired'] else 'in use ':7}  {row['label']}")
+
+
+@token_key.command("retire")
+def retire(
+    organization: Organization,
+    key_id: Annotated[str, typer.Argument(help="key id, as `list` shows it")],
+    data: Data = None,
+    bootstrap: Bootstrap = None,
+) -> None:
+    """Take a key out of use: from now on its tokens are refused."""
+    brokers = bootstrap_of(load(Settings, data=data, bootstrap=bootstrap))
+    record = access.credentials(brokers, organization).get(key_id)
+    if record is None or not isinstance(record.body, TokenKey):
+        raise UnknownKey(f"{organization} has no token key {key_id}: see `keymill token-key list`")
+    if not record.revoked:
+        access.publish(brokers, [msgspec.structs.replace(record, revoked=True)])
+    typer.echo(key_id)
+
+
+def ensure_token_key(data: Path, bootstrap: str, organization: str) -> str:
+    """
+    The organization's own signing key in the data folder, and its public half among the credentials.
+
+    Made on first use; one that was retired stays retired.
+
+    Returns:
+        The key id.
+    """
+    _, key = signing_key(data, organization, make=True)
+    assert key is not None
+    record = credential_of(organization, key.public_key(), label="keymill token issue", created=_now_ms())
+    if record.credential not in access.credentials(bootstrap, organization):
+        access.publish(bootstrap, [record])
+    return record.credential
+
+
+def put_service(bootstrap: str, organization: str, name: str = "demo", version: str = "1.0") -> None:
+    """The ClearKey service configuration that /getlicense names; nothing is published when it is there already."""
+    if access.service(bootstrap, organization, name, version) is None:
+        wanted = Service(organization=organization, service=name, version=version, drm_system=DrmSystem.CLEARKEY)
+        access.publish(bootstrap, [wanted])
+
+
+def credential_of(organization: str, public: PublicKey, *, label: str, created: int) -> Credential:
+    """The credential that lets a public key verify tokens."""
+    return Credential(
+        organization=ids.check_organization(organization),
+        credential=key_id_of(public),
+        revoked=False,
+        created=created,
+        label=label,
+        body=TokenKey(algorithm=algorithm_of(public), public_pem=pem_of(public)),
+    )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -6,6 +6,7 @@ thread's own loop, except `want` and the awaitables that hand work over to it.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from aiokafka.errors import CommitFailedError, ConsumerStoppedError, IllegalStat
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 
-from keymill.errors import Corrupt
+from keymill.errors import Corrupt, Misconfigured
 from keymill.telemetry import logger
 from streams.runs import RawRecord, Run, Stamp, TopicPartition
 
@@ -32,6 +33,10 @@ COMMIT_TIMEOUT_S = 10.0
 
 STOP_TIMEOUT_S = 3.0
 """For leaving the group and closing connections; it takes longer only if no broker answers."""
+
+LOSSES_MAX = 3
+LOSSES_WITHIN_S = 60.0
+"""A static member that the group forgets this often has a namesake; aiokafka would take turns with it for ever."""
 
 log = logger("streams.fetch")
 
@@ -53,6 +58,7 @@ class RunThread(AIOKafkaConsumerThread):
 
     _appetite: Appetite = NOTHING
     _waiter: "asyncio.Future[None] | None" = None
+    _namesake: Misconfigured | None = None
 
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
@@ -87,6 +93,24 @@ class RunThread(AIOKafkaConsumerThread):
 
     # -- on the thread's loop
 
+    async def on_start(self) -> None:
+        """Start aiokafka and watch how often the group forgets this member: aiokafka knows no fenced instance ids."""
+        await super().on_start()
+        coordinator = self._ensure_consumer()._coordinator
+        instance, reset, losses = coordinator._group_instance_id, coordinator.reset_generation, deque[float]()
+
+        def reset_generation() -> None:
+            losses.append(self.thread_loop.time())
+            if instance and len(losses) >= LOSSES_MAX and losses[-1] - losses[-LOSSES_MAX] < LOSSES_WITHIN_S:
+                self._namesake = Misconfigured(
+                    f"the group forgot instance id {instance!r} {LOSSES_MAX} times within {LOSSES_WITHIN_S:.0f} s: "
+                    "another worker uses it too; give every worker an instance id of its own"
+                )
+                self._wake()
+            reset()
+
+        coordinator.reset_generation = reset_generation
+
     async def on_thread_stop(self) -> None:
         """Stop aiokafka, which raises or hangs where brokers are away; Faust would wait 60 s for the thread then."""
         stopping = asyncio.ensure_future(super().on_thread_stop())
@@ -109,6 +133,8 @@ class RunThread(AIOKafkaConsumerThread):
             while True:
                 if consumer._closed or consumer._fetcher._closed:
                     raise ConsumerStoppedError()
+                if self._namesake is not None:
+                    raise self._namesake
                 runs = await self._take_ready(consumer)
                 remaining = deadline - self.thread_loop.time()
                 if runs or remaining <= 0:

@@ -208,6 +208,16 @@ def test_a_static_member_restarts_without_a_rebalance(broker: Broker, tmp_path: 
         assert len(two.lines("assigned")) == theirs
 
 
+def test_two_workers_with_one_instance_id_do_not_take_turns_for_ever(broker: Broker, tmp_path: Path):
+    """The group forgets one for the other again and again; the first that notices ends and says why."""
+    broker.create("namesake")
+    with workers(tmp_path, bootstrap=broker.bootstrap, group="namesake", topics=["namesake"], instance="same") as start:
+        crew = [start(), start()]
+        ended = wait_for(lambda: [worker for worker in crew if worker.process.poll() is not None], 40)
+        assert ended[0].wait() == 1
+        assert "another worker uses it too" in ended[0].log()
+
+
 def test_a_broker_that_went_away_does_not_hold_up_the_end(tmp_path: Path):
     """Without a broker SIGTERM still ends the worker well within the deadline of 20 s."""
     with embedded_kafka() as kafka, workers(tmp_path, group="gone", topics=["gone"]) as start:

@@ -93,13 +93,7 @@ class Tail:
         self._vigil = Vigil(self._lens, topics, self._targets)
         self._progress = time.monotonic()
         self._consumer = Consumer(_consumer_settings(self._client), logger=logging.getLogger("keymill.kafka.client"))
-        self._consumer.assign(
-            [
-                TopicPartition(n, p, slot.offset, None, slot.epoch)
-                for n in self.slots
-                for p, slot in self.slots[n].items()
-            ]
-        )
+        self._consumer.assign([_place(name, *entry) for name, parts in self.slots.items() for entry in parts.items()])
         return {name: Checkpoint(topic=topics[name], slots=dict(self.slots[name])) for name in self._topics}
 
     def poll(self, timeout_s: float) -> list[Incoming]:
@@ -229,6 +223,13 @@ def _slots(
     if known is not None:
         return dict(known.slots)
     return {partition: Slot(starts[name, partition]) for partition in range(topic.partitions)}
+
+
+def _place(name: str, partition: int, slot: Slot) -> TopicPartition:
+    """With a leader epoch the client asks the brokers whether the log up to there is still the one that was read."""
+    if slot.epoch < 0:
+        return TopicPartition(name, partition, slot.offset)
+    return TopicPartition(name, partition, slot.offset, leader_epoch=slot.epoch)
 
 
 def _drain(consumer: Consumer, timeout_s: float, *, live: bool) -> list[Message]:

@@ -19,6 +19,8 @@ from schemas.values import Record
 HEARTBEAT_FILE: Final = "heartbeat"
 LIVE_S: Final = 5.0
 """Contact older than this: what the view lacks may exist."""
+BEAT_S: Final = 1.5
+"""The follower beats five times a second; after this silence it is dead or stuck."""
 _SIZE: Final = 8192
 _HEADER: Final = 8
 _ATTEMPTS: Final = 50
@@ -44,7 +46,7 @@ class Heartbeat(Record, frozen=True, kw_only=True):
 
     environment: int
     boot: str
-    pid: int = 0
+    beat_boot_s: float = 0.0
     ready: bool = False
     live: bool = False
     contact_boot_s: float = 0.0
@@ -91,7 +93,7 @@ def view_state(beat: Heartbeat | None, positions: dict[str, dict[int, int]]) -> 
         beat = Heartbeat(environment=-1, boot="")
     staleness_s = _staleness_s(beat)
     return ViewState(
-        ready=beat.ready, live=beat.live and staleness_s < LIVE_S and beat.error is None, staleness_s=staleness_s,
+        ready=beat.ready, live=beat.live and _beats(beat) and staleness_s < LIVE_S and beat.error is None, staleness_s=staleness_s,
         positions=positions, behind=beat.behind, quarantined=beat.quarantined, stale=beat.stale,
         progress_s=beat.progress_s, notice=beat.notice, error=beat.error,
     )  # fmt: skip
@@ -103,6 +105,10 @@ def _staleness_s(beat: Heartbeat) -> float:
     if beat.boot == boot_id():
         return max(0.0, time.monotonic() - beat.contact_boot_s)
     return max(0.0, time.time() - beat.contact_s)
+
+
+def _beats(beat: Heartbeat) -> bool:
+    return beat.boot == boot_id() and time.monotonic() - beat.beat_boot_s < BEAT_S
 
 
 class HeartbeatFile:
@@ -122,7 +128,9 @@ class HeartbeatFile:
 
     def write(self, beat: Heartbeat) -> None:
         """Replace the heartbeat; texts are cut so that it fits."""
-        short = msgspec.structs.replace(beat, notice=_cut(beat.notice), error=_cut(beat.error))
+        short = msgspec.structs.replace(
+            beat, beat_boot_s=time.monotonic(), notice=_cut(beat.notice), error=_cut(beat.error)
+        )
         payload = msgspec.msgpack.encode(short)
         header = len(payload).to_bytes(4, "little") + zlib.crc32(payload).to_bytes(4, "little")
         self._map[: _HEADER + len(payload)] = header + payload

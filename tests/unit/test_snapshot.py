@@ -401,8 +401,8 @@ def test_a_change_wakes_a_waiter(rig: Rig) -> None:
     assert asyncio.run(wait()) == (True, False)
 
 
-def test_the_state_is_what_the_heartbeat_says(rig: Rig) -> None:
-    """Not ready and infinitely stale before contact; live only while in contact; an error ends live but not ready."""
+def test_the_state_is_what_the_heartbeat_says(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not ready and infinitely stale before contact; live only while in contact and alive; an error ends live but not ready."""
     state = rig.reader.state()
     assert not state.ready and not state.live and state.staleness_s == float("inf")
     beats = HeartbeatFile(rig.folder, write=True)
@@ -417,6 +417,9 @@ def test_the_state_is_what_the_heartbeat_says(rig: Rig) -> None:
     beats.write(msgspec.structs.replace(now, contact_boot_s=now.contact_boot_s - 60))
     state = rig.reader.state()
     assert state.ready and not state.live and 60 <= state.staleness_s < 61
+    monkeypatch.setattr("keymill.snapshot.state.BEAT_S", 0)
+    beats.write(now)
+    assert rig.reader.state().ready and not rig.reader.state().live
     beats.write(msgspec.structs.replace(now, boot="before", contact_s=now.contact_s - 7))
     assert 7 <= rig.reader.state().staleness_s < 8
     beats.write(msgspec.structs.replace(now, error="truncated " * 500))

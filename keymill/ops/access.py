@@ -40,6 +40,18 @@ def credentials(bootstrap: str, organization: str) -> dict[str, Credential]:
     return found
 
 
+def organizations(bootstrap: str) -> dict[str, Credential]:
+    """Every organization's own record, by organization, as the topic has it now."""
+    found: dict[str, Credential] = {}
+    for partition, end in end_offsets(bootstrap, topics.CREDENTIALS.name).items():
+        for message in scan_partition(bootstrap, topics.CREDENTIALS.name, partition, end=end):
+            key, value = message.key(), message.value()
+            if isinstance(key, bytes) and key.endswith(b"/self") and value is not None:
+                record = decode(value, Credential)
+                found[record.organization] = record
+    return found
+
+
 def service(bootstrap: str, organization: str, name: str, version: str) -> Service | None:
     """A service configuration as the topic has it now."""
     value = _latest(bootstrap, topics.SERVICES, organization).get(scoped_key(organization, name, version))

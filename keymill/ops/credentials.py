@@ -1,0 +1,173 @@
+"""
+Organizations and their credentials: made, listed, revoked, all in the compacted topic that every gateway follows.
+
+A secret is shown once, when it is made. API keys are stored as their SHA-256, other secrets wrapped under the
+organization's KEK.
+"""
+
+import secrets
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from keymill.core.credentials import (
+    ORGANIZATION_ID,
+    SIGNER_IV_SIZE,
+    SIGNER_KEY_SIZE,
+    api_key_id,
+    join_signer,
+    ncp_identity,
+    signer_identity,
+    token_digest,
+)
+from keymill.core.envelope import wrap_secret
+from keymill.errors import Conflict, InvalidRecord, Misconfigured, UnknownKey
+from keymill.kms.keyfile import KeyFile, add_organization, create_key_file
+from keymill.kms.keyring import Keyring
+from keymill.ops import access
+from keymill.secret import Secret
+from schemas import ids
+from schemas.access import ApiKey, Credential, NcpKey, OrganizationCreated, TokenKey, WidevineSigner
+
+TOKEN_BYTES: Final = 32
+NCP_ACCESS_BYTES: Final = 15
+NCP_SECRET_BYTES: Final = 30
+"""20 and 40 characters, as NAVER's are."""
+
+
+class Kind(StrEnum):
+    """What a credential is for."""
+
+    API_KEY = "api-key"
+    NCP = "ncp"
+    WIDEVINE_SIGNER = "widevine-signer"
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A new credential. `secrets` is the only copy of what the caller needs; it is in no record and no repr."""
+
+    organization: str
+    credential: str
+    kind: Kind
+    secrets: dict[str, str] = field(repr=False)
+
+    def line(self) -> str:
+        """One line of JSON, to be shown once."""
+        told = {"organization": self.organization, "credential": self.credential, "kind": self.kind.value}
+        return msgspec.json.encode(told | self.secrets).decode()
+
+
+def create_organization(bootstrap: str, key_file: Path, organization: str, display_name: str = "") -> bool:
+    """
+    Give an organization its keys and its record; False when it has both already.
+
+    The key file is created only while no organization exists: a lost one must be restored, since every derived key
+    hangs on its roots.
+
+    Raises:
+        Misconfigured: the organization's record exists, but its keys do not.
+    """
+    ids.check_organization(organization)
+    known = access.organizations(bootstrap)
+    if not key_file.exists() and not known:
+        create_key_file(key_file)
+    if organization not in KeyFile(key_file).organizations() and organization in known:
+        raise Misconfigured(f"organization {organization} exists, but not in {key_file}: restore the key file's backup")
+    fresh = add_organization(key_file, organization)
+    if organization in known:
+        return fresh
+    body = OrganizationCreated(display_name=display_name or organization)
+    access.publish(bootstrap, [_record(organization, ORGANIZATION_ID, "", body)])
+    return True
+
+
+def create_credential(bootstrap: str, key_file: Path, organization: str, kind: Kind, name: str = "") -> Created:
+    """
+    Make a credential.
+
+    Args:
+        name: id of a Widevine signer, the name that the packager gives; a label for people otherwise.
+
+    Raises:
+        Conflict: the organization has a credential of that id.
+        UnknownKey: there is no such organization.
+    """
+    held = existing(bootstrap, organization)
+    credential, body, shown = _make(Keyring(KeyFile(key_file)), organization, kind, name)
+    if credential in held:
+        message = f"organization {organization} has a credential {credential} already: choose another name"
+        raise Conflict(message, field="name")
+    access.publish(bootstrap, [_record(organization, credential, name, body)])
+    return Created(organization=organization, credential=credential, kind=kind, secrets=shown)
+
+
+def revoke_credential(bootstrap: str, organization: str, credential: str) -> bool:
+    """Revoke for ever; False when it is revoked already. Every gateway knows within a second."""
+    held = existing(bootstrap, organization).get(credential)
+    if held is None:
+        raise UnknownKey(f"organization {organization} has no credential {credential}", field="credential")
+    if held.revoked:
+        return False
+    access.publish(bootstrap, [msgspec.structs.replace(held, revoked=True)])
+    return True
+
+
+Body = OrganizationCreated | ApiKey | NcpKey | WidevineSigner | TokenKey
+
+
+def existing(bootstrap: str, organization: str) -> dict[str, Credential]:
+    """An organization's credentials by id, its own record among them; raises `UnknownKey` for no organization."""
+    ids.check_organization(organization)
+    held = access.credentials(bootstrap, organization)
+    if ORGANIZATION_ID not in held:
+        message = f"there is no organization {organization}: run `keymill org create {organization}`"
+        raise UnknownKey(message, field="organization")
+    return held
+
+
+def _make(keyring: Keyring, organization: str, kind: Kind, name: str) -> tuple[str, Body, dict[str, str]]:
+    match kind:
+        case Kind.API_KEY:
+            token = secrets.token_urlsafe(TOKEN_BYTES)
+            digest = token_digest(token)
+            return api_key_id(digest), ApiKey(token_sha256=digest), {"api_key": token}
+        case Kind.NCP:
+            return _make_ncp(keyring, organization)
+        case Kind.WIDEVINE_SIGNER:
+            return _make_signer(keyring, organization, name)
+
+
+def _make_ncp(keyring: Keyring, organization: str) -> tuple[str, Body, dict[str, str]]:
+    access_key, secret_key = secrets.token_urlsafe(NCP_ACCESS_BYTES), secrets.token_urlsafe(NCP_SECRET_BYTES)
+    epoch = keyring.current_epoch(organization)
+    kek = keyring.kek(organization, epoch)
+    wrapped = wrap_secret(kek, Secret(secret_key.encode()), *ncp_identity(organization, access_key))
+    return (
+        access_key,
+        NcpKey(kek_epoch=epoch, wrapped=wrapped),
+        {"ncp_access_key": access_key, "ncp_secret_key": secret_key},
+    )
+
+
+def _make_signer(keyring: Keyring, organization: str, name: str) -> tuple[str, Body, dict[str, str]]:
+    ids.check_name(name, "name")
+    if name == ORGANIZATION_ID:
+        raise InvalidRecord(f"name {name} is the organization's own", field="name")
+    key, iv = secrets.token_bytes(SIGNER_KEY_SIZE), secrets.token_bytes(SIGNER_IV_SIZE)
+    epoch = keyring.current_epoch(organization)
+    kek = keyring.kek(organization, epoch)
+    wrapped = wrap_secret(kek, join_signer(key, iv), *signer_identity(organization, name))
+    shown = {"widevine_signer": name, "widevine_key_hex": key.hex(), "widevine_iv_hex": iv.hex()}
+    return name, WidevineSigner(kek_epoch=epoch, wrapped=wrapped), shown
+
+
+def _record(organization: str, credential: str, label: str, body: Body) -> Credential:
+    created = time.time_ns() // 1_000_000
+    return Credential(
+        organization=organization, credential=credential, revoked=False, created=created, label=label, body=body
+    )

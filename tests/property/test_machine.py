@@ -6,6 +6,8 @@ is processed and repaired, each accepted event has its records, each refused one
 fresh one and a plain replay of the events agree.
 """
 
+from typing import Any
+
 import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -65,11 +67,12 @@ class World(RuleBasedStateMachine):
         self.late: list[Write] = []
         self.written: dict[bytes, bytes] = {}
         self.checked = 0
-        self.seen: dict[tuple[str, bytes], tuple[object, int]] = {}
+        self.seen: dict[tuple[str, bytes], tuple[Any, ...]] = {}
         self.reader, self.young = View(self.keys), View(self.keys)
         self._start()
 
     def _start(self) -> None:
+        self._forget("owner")
         self.owner = Owner(self.events, self.keys, self.keyring, self.epoch, self.committed)
 
     def _send(self, happened: AssetEvent) -> None:
@@ -158,7 +161,7 @@ class World(RuleBasedStateMachine):
         """A reader starts from nothing, on what compaction has left."""
         self.young = View(self.keys)
         self.young.catch_up()
-        self.seen = {key: value for key, value in self.seen.items() if key[0] != "young"}
+        self._forget("young")
 
     @invariant()
     def no_kid_has_two_fingerprints(self) -> None:
@@ -177,22 +180,26 @@ class World(RuleBasedStateMachine):
 
     @invariant()
     def versions_never_go_backwards(self) -> None:
-        """Per view and asset: `applied` and the number of versions."""
-        for name, view in (("reader", self.reader), ("young", self.young)):
-            for key, asset in view.assets.items():
-                now = (asset.applied, len(asset.versions))
+        """Per view: `applied` and the number of versions of an asset, the KEK epoch of a key record."""
+        for name, view in (("reader", self.reader), ("young", self.young), ("owner", self.owner.view)):
+            marks = {key: (asset.applied, len(asset.versions)) for key, asset in view.assets.items()}
+            marks |= {key: (record.kek_epoch,) for key, record in view.keys.items()}
+            for key, now in marks.items():
                 before = self.seen.get((name, key), now)
-                assert before[0] <= now[0]
-                assert before[1] <= now[1]
+                assert all(old <= new for old, new in zip(before, now, strict=True))
                 self.seen[name, key] = now
+
+    def _forget(self, name: str) -> None:
+        self.seen = {key: value for key, value in self.seen.items() if key[0] != name}
 
     def teardown(self) -> None:
         """Process everything, let every zombie speak, repair: then all agree."""
         if not hasattr(self, "owner"):
             return
         self._settle()
+        self.versions_never_go_backwards()
         assets, dead, called = replayed(self.events, self.owner)
-        self.young = View(self.keys)
+        self.young.catch_up()
         self.keys.compact(self.keys.end)
         fresh = View(self.keys)
         for view in (self.reader, self.young, fresh):
@@ -200,6 +207,7 @@ class World(RuleBasedStateMachine):
             assert view.assets == assets
             assert called <= set(view.keys)
             assert view.state() == self.owner.view.state()
+        self.versions_never_go_backwards()
         assert dead == self.dead
         for record in fresh.keys.values():
             opened = unwrap_keys(self.keyring.kek("demo", record.kek_epoch), self.keyring.k_fp("demo"), record)

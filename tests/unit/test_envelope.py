@@ -76,6 +76,13 @@ def test_a_changed_period_does_not_open(part):
     assert not _opens(REPLACE(record, period=changed))
 
 
+@pytest.mark.parametrize("position", [LogPosition(generation=0, offset=1), LogPosition(generation=1, offset=0)])
+def test_another_event_s_record_does_not_open(position):
+    """Both halves of its place in the log are bound."""
+    assert LogPosition(generation=0, offset=0) == RECORD.event
+    assert not _opens(REPLACE(RECORD, event=position))
+
+
 def test_tracks_in_another_order_do_not_open():
     """The order says which key is whose."""
     assert not _opens(REPLACE(RECORD, tracks=RECORD.tracks[::-1]))

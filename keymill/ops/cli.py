@@ -9,7 +9,7 @@ import typer
 from keymill import telemetry
 from keymill.config import PROGRAMS, Settings, load, masked
 from keymill.errors import Corrupt, KeymillError, Misconfigured, Retry
-from keymill.ops import explain, programs, replay, topics
+from keymill.ops import credential, explain, org, programs, replay, tokens, topics
 
 EXIT_CODES = """
 Exit codes: 0 done or clean, 1 differences found or the work failed, 2 usage or settings, 3 unavailable, 4 corrupt.
@@ -24,6 +24,10 @@ app = typer.Typer(
 )
 programs.register(app)
 app.add_typer(topics.app, name="topics", rich_help_panel="Set-up")
+app.add_typer(org.app, name="org", rich_help_panel="Set-up")
+app.add_typer(credential.app, name="credential", rich_help_panel="Set-up")
+app.add_typer(tokens.token_key, name="token-key", rich_help_panel="Set-up")
+app.add_typer(tokens.token, name="token", rich_help_panel="Set-up")
 app.command(rich_help_panel="Recovery")(replay.replay)
 app.command(rich_help_panel="Recovery")(explain.explain)
 config = typer.Typer(help="Settings.", no_args_is_help=True)

@@ -52,7 +52,12 @@ class Child:
     def start(self) -> None:
         """Start it; returns at once. Call from a thread that lives as long as the child should."""
         self._started = time.monotonic()
-        self._process = subprocess.Popen(self._command, env=self._environment, stdout=subprocess.PIPE)
+        self._process = subprocess.Popen(
+            self._command,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for `keymill up`, which stops its children in order
+        )
 
     def wait_listening(self) -> None:
         """Wait for its line; raises `Unavailable` when it ends before, or takes too long."""

@@ -23,6 +23,7 @@ from keymill.errors import KeymillError
 from keymill.kafka.admin import create_topics
 from keymill.kafka.embedded import EmbeddedKafka
 from keymill.kafka.ports import free_ports
+from keymill.ops.address import write_address
 from keymill.ops.demo_organization import ensure_demo
 from keymill.ops.supervise import Child
 
@@ -75,8 +76,10 @@ class Up:
             for child in group:
                 child.wait_listening()
                 child.wait_ready()
+        line = self._line(demo)
+        write_address(settings.data, line)
         if not self._stop.is_set():
-            print(json.dumps(self._line(demo)), flush=True)  # noqa: T201 the contract of design 8
+            print(json.dumps(line), flush=True)  # noqa: T201 the contract of design 8
 
     def _plan(self, ports: Iterator[int]) -> dict[str, list[Child]]:
         settings = self._settings

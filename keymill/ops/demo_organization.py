@@ -1,0 +1,49 @@
+"""The organization `demo` that `keymill up` brings: keys, one credential of each kind, a token key, a service."""
+
+import json
+import os
+from pathlib import Path
+from typing import Final
+
+from keymill.config import Settings
+from keymill.ops.credentials import Kind, create_credential, create_organization, existing
+from keymill.ops.tokens import ensure_token_key, put_service
+
+ORGANIZATION: Final = "demo"
+FILE: Final = "credentials.json"
+"""The clear credentials of the demo organization, mode 0600: they are printed at every start."""
+_KINDS: Final = {Kind.API_KEY: "", Kind.NCP: "", Kind.WIDEVINE_SIGNER: ORGANIZATION}
+
+
+def ensure_demo(settings: Settings, bootstrap: str) -> dict[str, str]:
+    """Make what is missing; returns the credentials as `keymill up` prints them."""
+    create_organization(bootstrap, settings.keys_path, ORGANIZATION, "Demo")
+    ensure_token_key(settings.data, bootstrap, ORGANIZATION)
+    put_service(bootstrap, ORGANIZATION)
+    path = settings.data / FILE
+    known = _read(path)
+    held = existing(bootstrap, ORGANIZATION)
+    for kind, name in _KINDS.items():
+        credential = known.get(kind.value, {}).get("credential", "")
+        if credential not in held or held[credential].revoked:
+            unused = f"{name}-{len(held)}" if name in held else name  # an id stays taken after a revocation
+            created = create_credential(bootstrap, settings.keys_path, ORGANIZATION, kind, unused)
+            known[kind.value] = {"credential": created.credential, **created.secrets}
+            _write(path, known)
+    shown = {key: value for each in known.values() for key, value in each.items() if key != "credential"}
+    return {"organization": ORGANIZATION, **shown}
+
+
+def _read(path: Path) -> dict[str, dict[str, str]]:
+    try:
+        return {kind: dict(entry) for kind, entry in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, AttributeError):
+        return {}  # a new folder, or a file that somebody damaged: fresh credentials do no harm
+
+
+def _write(path: Path, known: dict[str, dict[str, str]]) -> None:
+    fresh = path.with_suffix(".new")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(known, file, indent=1)
+    os.replace(fresh, path)

@@ -14,6 +14,7 @@ from schemas.values import (
     Record,
     Scheme,
     check_label,
+    check_labels,
     check_range,
     check_salt,
     check_size,
@@ -172,10 +173,7 @@ class Policy(Record, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for name in ("license_duration_s", "rental_duration_s", "playback_duration_s"):
             check_range(getattr(self, name), 0, MAX_INT, name)
-        if self.allowed_tracks is not None and len(self.allowed_tracks) > MAX_TRACKS:
-            raise InvalidRecord(f"allowed_tracks must name at most {MAX_TRACKS}", field="allowed_tracks")
-        for label in self.allowed_tracks or ():
-            check_label(label, "allowed_tracks")
+        check_labels(self.allowed_tracks, "allowed_tracks")
 
 
 class PolicyCreated(Record, frozen=True, kw_only=True, tag=True):

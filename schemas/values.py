@@ -107,6 +107,14 @@ def check_label(label: str, field: str = "tracks.label") -> str:
     return label
 
 
+def check_labels(labels: tuple[str, ...] | None, field: str) -> None:
+    """Refuse more than 64 labels, or an unknown one."""
+    if labels is not None and len(labels) > MAX_TRACKS:
+        raise InvalidRecord(f"{field} must name at most {MAX_TRACKS}", field=field)
+    for label in labels or ():
+        check_label(label, field)
+
+
 def check_salt(salt: bytes | None) -> None:
     """Refuse a salt shorter than 16 or longer than 64 bytes."""
     if salt is not None and len(salt) not in SALT_SIZES:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,15 @@ def challenge(*kids: bytes, type: str | None = "temporary") -> bytes:
     """What a browser's CDM sends."""
     body: dict[str, Any] = {"kids": [b64(kid) for kid in kids]}
     return json.dumps(body if type is None else {**body, "type": type}).encode()
+
+
+def key_records(keyring: Keyring, asset: AssetRecord) -> Iterator[tuple[bytes, KeyRecord, dict[bytes, bytes]]]:
+    """What the processor publishes for an asset: record key, key record, and the clear keys by KID."""
+    for need in needed(asset, None):
+        keys = keyring.keys_for(asset.organization, need.root_version)
+        derived = [derive_key(keys.prk, _identity(asset, need, track)) for track in need.tracks]
+        clear = {key.kid: key.cek.reveal() for key in derived}
+        yield need.record_key, make_key_record(asset, need, keys), clear
 
 
 class ProxyRig:
@@ -134,17 +144,12 @@ class ProxyRig:
     def take(self, event: AssetEvent, held: AssetRecord | None = None) -> AssetRecord:
         """The records of any event."""
         record = fold(event, at=builders.at(self._next()), held=held, root_version=1).asset
-        for need in needed(record, None):
-            keys = self.keyring.keys_for(record.organization, need.root_version)
-            made = make_key_record(record, need, keys)
-            period = need.period.index if need.period else -1
-            for track, identity in zip(made.tracks, need.tracks, strict=True):
-                clear = derive_key(keys.prk, _identity(record, need, identity))
-                self.clear[clear.kid] = clear.cek.reveal()
-                name = (record.asset, track.label, need.key_version, str(period))
-                self.kids[record.asset, track.label, need.key_version, str(period)] = track.kid
-                assert name
-            self.put_key_record(need.record_key, made)
+        for record_key, made, clear in key_records(self.keyring, record):
+            self.clear |= clear
+            period = made.period.index if made.period else -1
+            for track in made.tracks:
+                self.kids[record.asset, track.label, made.key_version, str(period)] = track.kid
+            self.put_key_record(record_key, made)
         self.put(asset_key(record.organization, record.asset), record)
         return record
 

@@ -11,9 +11,10 @@ import msgspec
 import typer
 
 from keymill.config import Settings, load
-from keymill.errors import Misconfigured, UnknownKey
+from keymill.errors import Conflict, Misconfigured, UnknownKey
 from keymill.ops import access
 from keymill.ops.address import bootstrap_of
+from keymill.ops.credentials import existing
 from keymill.ops.token_keys import PublicKey, algorithm_of, key_id_of, pem_of, read_public_key, signing_key
 from schemas import ids
 from schemas.access import Credential, Service, TokenKey
@@ -78,8 +79,10 @@ def add(
     """Let a key verify the organization's tokens; prints its id, which goes into the tokens' `kid` header."""
     record = credential_of(organization, read_public_key(public), label=label, created=_now_ms())
     brokers = bootstrap_of(load(Settings, data=data, bootstrap=bootstrap))
-    held = access.credentials(brokers, organization).get(record.credential)
-    if held is None or held.revoked:
+    held = existing(brokers, organization).get(record.credential)
+    if held is not None and held.revoked:
+        raise Conflict(f"key {record.credential} was retired: make another one", field="public")
+    if held is None:
         access.publish(brokers, [record])
     typer.echo(record.credential)
 
@@ -90,7 +93,7 @@ def list_keys(
 ) -> None:
     """Show the organization's token keys."""
     brokers = bootstrap_of(load(Settings, data=data, bootstrap=bootstrap))
-    found = access.credentials(brokers, organization).values()
+    found = existing(brokers, organization).values()
     rows = [
         {
             "id": record.credential,
@@ -118,7 +121,7 @@ def retire(
 ) -> None:
     """Take a key out of use: from now on its tokens are refused."""
     brokers = bootstrap_of(load(Settings, data=data, bootstrap=bootstrap))
-    record = access.credentials(brokers, organization).get(key_id)
+    record = existing(brokers, organization).get(key_id)
     if record is None or not isinstance(record.body, TokenKey):
         raise UnknownKey(f"{organization} has no token key {key_id}: see `keymill token-key list`")
     if not record.revoked:

@@ -16,7 +16,7 @@ from typing import Final
 
 from keymill import telemetry
 from keymill.config import ProxySettings
-from keymill.errors import KeymillError, Misconfigured
+from keymill.errors import Misconfigured
 from keymill.http.server import announce, listen, url_of
 from keymill.kms.keyfile import KeyFile
 from keymill.proxy.life import VIEW
@@ -31,25 +31,20 @@ TOPICS: Final = tuple(
 TEND_S: Final = 0.05
 PORT_WAIT_S: Final = 3.0
 """The workers of a proxy that was killed let go of its port within this."""
-log = telemetry.logger("proxy.main")
 
 
 def run(settings: ProxySettings) -> int:
     """Run the proxy until SIGTERM; returns the exit code."""
     telemetry.configure("proxy", settings.log_level)
     stop = _stop_on_signal()
-    try:
-        # (1)
-        settings.require_tls()
-        if not settings.bootstrap:
-            raise Misconfigured("bootstrap (KEYMILL_BOOTSTRAP) is empty: name the Kafka brokers, or run `keymill up`")
-        KeyFile(settings.keys_path)
-        # (2)
-        with _listen(settings, stop) as bound:
-            _serve(settings, bound, stop)
-    except KeymillError as error:
-        log.critical("proxy stopped", reason=str(error))
-        return 1
+    # (1)
+    settings.require_tls()
+    if not settings.bootstrap:
+        raise Misconfigured("bootstrap (KEYMILL_BOOTSTRAP) is empty: name the Kafka brokers, or run `keymill up`")
+    KeyFile(settings.keys_path)
+    # (2)
+    with _listen(settings, stop) as bound:
+        _serve(settings, bound, stop)
     return 0
 
 

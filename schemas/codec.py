@@ -9,7 +9,7 @@ import io
 import json
 from functools import cache
 from importlib.resources import files
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import fastavro
 import msgspec
@@ -17,8 +17,10 @@ from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException, fingerprint, parse_schema, to_parsing_canonical_form
 
 from keymill.errors import InvalidRecord
-from schemas import access, events, records
+from schemas import access, events, records, values
+from schemas.reading import Reader, compile_reader
 from schemas.values import Record
+from schemas.writing import Writer, compile_writer
 
 T = TypeVar("T", bound=Record)
 
@@ -37,6 +39,12 @@ SCHEMA_FILES: Final[dict[type[Record], str]] = {
     access.Credential: "credential",
     records.DeadLetter: "dead_letter",
     records.TopicAdopted: "topic_adopted",
+}
+_CLASSES: Final = {
+    name: value
+    for module in (access, events, records, values)
+    for name, value in vars(module).items()
+    if isinstance(value, type)
 }
 _TAGGED: Final = frozenset({events.AssetEvent, events.PolicyChange, access.Credential})
 """Records whose `body` is a union of records; msgspec's tag and Avro's branch name are the same word."""
@@ -68,8 +76,11 @@ class Schema(msgspec.Struct, frozen=True):
 @cache
 def schema_of(kind: type[Record]) -> Schema:
     """The schema that *kind* is written with."""
-    text = files("schemas").joinpath(f"{SCHEMA_FILES[kind]}.avsc").read_text()
-    return load(json.loads(text))
+    return load(_definition(kind))
+
+
+def _definition(kind: type[Record]) -> Any:
+    return json.loads(files("schemas").joinpath(f"{SCHEMA_FILES[kind]}.avsc").read_text())
 
 
 @cache
@@ -90,18 +101,19 @@ def load(definition: Any) -> Schema:
     return Schema(parsed=parse_schema(definition), header=MARKER + crc)
 
 
+@cache
+def _writer(kind: type[Record]) -> Writer:
+    return compile_writer(_definition(kind), schema_of(kind).header, _CLASSES)
+
+
+@cache
+def _reader(kind: type[Record]) -> tuple[bytes, Reader]:
+    return schema_of(kind).header, compile_reader(_definition(kind), _CLASSES)
+
+
 def encode(record: Record) -> bytes:
     """Return the one byte string of *record*."""
-    kind = type(record)
-    schema = schema_of(kind)
-    value = msgspec.to_builtins(record, builtin_types=(bytes,))
-    if kind in _TAGGED:
-        body = value["body"]
-        body["-type"] = f"keymill.{body.pop('type')}"
-    out = io.BytesIO()
-    out.write(schema.header)
-    fastavro.schemaless_writer(out, schema.parsed, value, disable_tuple_notation=True)
-    return out.getvalue()
+    return _writer(type(record))(record)
 
 
 def decode(data: bytes, kind: type[T]) -> T:
@@ -111,22 +123,30 @@ def decode(data: bytes, kind: type[T]) -> T:
     Raises:
         InvalidRecord: not single-object Avro, an unknown fingerprint, trailing bytes, or values out of range.
     """
-    header = data[:HEADER_SIZE]
-    writer = readable(kind).get(header)
+    header, read = _reader(kind)
+    if data.startswith(header):
+        try:
+            return cast(T, read(data, HEADER_SIZE))
+        except (IndexError, ValueError, KeyError) as error:
+            raise _unreadable(error, kind) from None
+    writer = readable(kind).get(data[:HEADER_SIZE])
     if writer is None:
-        raise InvalidRecord(_unknown(header, kind), field="value")
+        raise InvalidRecord(_unknown(data[:HEADER_SIZE], kind), field="value")
     return decode_body(data, HEADER_SIZE, writer, kind)
 
 
+def _unreadable(error: Exception, kind: type[Record]) -> InvalidRecord:
+    return InvalidRecord(f"value is no {kind.__name__}: {type(error).__name__} while decoding", field="value")
+
+
 def decode_body(data: bytes, start: int, writer: Schema, kind: type[T]) -> T:
-    """Like `decode`, of the Avro body that begins at *start* and was written with *writer*."""
+    """Like `decode`, of the Avro body that begins at *start* and was written with *writer*, not with our schema."""
     source = io.BytesIO(data)
     source.seek(start)
     try:
         value = _read(source, writer, schema_of(kind))
     except _UNREADABLE as error:
-        message = f"value is no {kind.__name__}: {type(error).__name__} while decoding"
-        raise InvalidRecord(message, field="value") from None
+        raise _unreadable(error, kind) from None
     if source.tell() != len(data):
         raise InvalidRecord(f"value has {len(data) - source.tell()} bytes after the {kind.__name__}", field="value")
     if kind in _TAGGED:

@@ -71,11 +71,8 @@ def create_topics(bootstrap: str, partitions: int = PARTITIONS, replicas: int = 
         created = create(client, missing, count, replicas)
         states = describe_with(client, ALL)
         ends = end_offsets_with(client, ALL)
-    first = {each.topic: each for each in first_adoptions(states, load_adoptions(bootstrap), ends)}
-    # The status topic's own adoption stands alone first: with it, an interrupted creation is finished by the next.
-    for group in ([STATUS.name] if STATUS.name in first else [], [name for name in first if name != STATUS.name]):
-        if group:
-            record_adoptions(bootstrap, states[STATUS.name].partitions, [first[name] for name in group])
+    if first := first_adoptions(states, load_adoptions(bootstrap), ends):
+        record_adoptions(bootstrap, states[STATUS.name].partitions, first)
     return sorted(created)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from keymill.errors import Misconfigured, Unavailable
 from keymill.kafka.cluster import TopicState, end_offsets
@@ -58,11 +58,20 @@ def load_adoptions(bootstrap: str) -> dict[str, TopicAdopted]:
 
 
 def record_adoptions(bootstrap: str, partitions: int, adoptions: Iterable[TopicAdopted]) -> None:
-    """Write adoptions and wait until the broker has them; *partitions* are the status topic's."""
+    """
+    Write adoptions and wait until the broker has them.
+
+    The status topic's own stands alone first: with it an interrupted creation is finished by the next one.
+
+    Args:
+        partitions: the status topic's.
+    """
+    ordered = sorted(adoptions, key=lambda each: each.topic != STATUS.name)
     publisher = Publisher(bootstrap, {STATUS.name: partitions}, delivery_timeout_s=WRITE_S)
     try:
-        sent = [publisher.send(STATUS.name, PREFIX + each.topic.encode(), encode(each)) for each in adoptions]
-        publisher.flush_all(sent)
+        for group in (ordered[:1], ordered[1:]):
+            sent = [publisher.send(STATUS.name, PREFIX + each.topic.encode(), encode(each)) for each in group]
+            publisher.flush_all(sent)
     finally:
         publisher.close()
 
@@ -141,13 +150,14 @@ def _records(bootstrap: str, ends: Mapping[int, int]) -> Iterator[tuple[bytes, b
             "bootstrap.servers": bootstrap,
             "group.id": "keymill-adoptions",  # librdkafka wants one; nothing joins or commits
             "enable.auto.commit": "false",
-            "auto.offset.reset": "error",
+            "auto.offset.reset": "earliest",
             "enable.partition.eof": "true",  # compaction leaves holes, so the end is where the broker says it is
             "fetch.wait.max.ms": 10,
         }
     )
     try:
-        consumer.assign([TopicPartition(STATUS.name, partition, OFFSET_BEGINNING) for partition in unread])
+        # Offset 0 and not OFFSET_BEGINNING: looking that up costs librdkafka half a second at every start.
+        consumer.assign([TopicPartition(STATUS.name, partition, 0) for partition in unread])
         deadline = time.monotonic() + STALL_S
         while unread:
             for message in consumer.consume(READ_AT_ONCE, 0.05):

@@ -78,6 +78,10 @@ class Publisher:
         self._session: Session | None = None
         self._closed = False
 
+    def start(self) -> None:
+        """Connect now; otherwise the first batch does, and waits half a second for its producer id."""
+        self._current()
+
     async def publish(self, records: Sequence[Outgoing]) -> list[int]:
         """
         Publish a batch; returns the offsets, in the records' order, when every record is acknowledged.

@@ -2,24 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from keymill.config import Settings, load
-from keymill.kafka.admin import (
-    Takeover,
-    adopt,
-    check_topics,
-    create_topics,
-    describe,
-    load_adoptions,
-    plan_adoption,
-)
 from schemas.topics import BY_NAME, CATALOGUE, STATUS
+
+if TYPE_CHECKING:
+    from keymill.kafka.adoption import Takeover
 
 app = typer.Typer(
     help="Kafka topics: create them as the catalogue wants them, compare them with it, take new ones over.",
@@ -31,7 +23,9 @@ File = Annotated[
 Bootstrap = Annotated[str | None, typer.Option("--bootstrap", help="Kafka brokers, host:port[,host:port…]")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
 Replicas = Annotated[int | None, typer.Option("--replicas", help="replication factor: 3 beyond one machine")]
-DIFFERENT = 1
+COLUMNS: Final = ("topic", "cleanup", "partitions", "replicas", "topic_id", "generation")
+DIFFERENT: Final = 1
+"""Exit code."""
 
 
 @app.command("create")
@@ -43,6 +37,8 @@ def create_command(
     as_json: Json = False,
 ) -> int:
     """Create the topics that are missing and adopt them; what exists is left as it is. Repeatable."""
+    from keymill.kafka.admin import check_topics, create_topics
+
     given = load(Settings, file=settings, bootstrap=bootstrap, partitions=partitions, replicas=replicas)
     created = create_topics(given.bootstrap, given.partitions, given.replicas)
     fatal = [difference for difference in check_topics(given.bootstrap) if difference.fatal]
@@ -60,6 +56,8 @@ def check_command(
     settings: File = None, bootstrap: Bootstrap = None, replicas: Replicas = None, as_json: Json = False
 ) -> int:
     """Compare every topic with the catalogue and its adoption; exit code 1 if anything differs."""
+    from keymill.kafka.admin import check_topics
+
     given = load(Settings, file=settings, bootstrap=bootstrap)
     found = check_topics(given.bootstrap, replicas=replicas)
     if as_json:
@@ -75,14 +73,17 @@ def check_command(
 @app.command("show")
 def show_command(settings: File = None, bootstrap: Bootstrap = None, as_json: Json = False) -> int:
     """List the topics with what they hold, their ids and generations."""
+    from rich.console import Console
+    from rich.table import Table
+
     given = load(Settings, file=settings, bootstrap=bootstrap)
     rows = _rows(given.bootstrap)
     if as_json:
         _print_json({"topics": rows})
         return 0
-    table = Table("topic", "cleanup", "partitions", "replicas", "topic id", "generation", box=None)
+    table = Table(*COLUMNS, box=None)
     for row in rows:
-        table.add_row(*("-" if value is None else str(value) for name, value in row.items() if name in COLUMNS))
+        table.add_row(*("-" if row[column] is None else str(row[column]) for column in COLUMNS))
     Console().print(table)
     return 0
 
@@ -104,6 +105,8 @@ def adopt_command(
     Do this when the loss of the former topic is understood: offsets start over, and programs refuse the topic until
     then. Exit code 1 if there is something to adopt and --apply is not given.
     """
+    from keymill.kafka.admin import adopt, plan_adoption
+
     given = load(Settings, file=settings, bootstrap=bootstrap)
     plan = plan_adoption(given.bootstrap, topics or [], generation=generation)
     if apply and plan:
@@ -115,10 +118,9 @@ def adopt_command(
     return DIFFERENT if plan and not apply else 0
 
 
-COLUMNS = ("topic", "cleanup", "partitions", "replicas", "topic_id", "generation")
-
-
 def _rows(bootstrap: str) -> list[dict[str, Any]]:
+    from keymill.kafka.admin import describe, load_adoptions
+
     states = describe(bootstrap, BY_NAME)
     adoptions = load_adoptions(bootstrap) if STATUS.name in states else {}
     rows = []
@@ -142,7 +144,7 @@ def _rows(bootstrap: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _print_plan(plan: list[Takeover], applied: bool) -> None:
+def _print_plan(plan: "list[Takeover]", applied: bool) -> None:
     if not plan:
         typer.echo("nothing to adopt: every topic id is the adopted one")
     for takeover in plan:

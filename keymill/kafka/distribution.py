@@ -78,8 +78,8 @@ def classpath(*, folder: Path | None = None, report: Report | None = None) -> tu
 
 def cache_folder() -> Path:
     """Name the folder that keeps the jars of this version, shared by all programs of one user."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "keymill" / f"kafka-{VERSION}"
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "keymill" / f"kafka-{VERSION}"
 
 
 def read_manifest() -> dict[str, str]:
@@ -165,8 +165,8 @@ def _download(context: "MavenContext", path: str) -> Path:
 
 def _maven(folder: Path) -> "MavenContext":
     """Open jgo's pure Python resolver on *folder*, with the repositories that its configuration adds or replaces."""
-    from jgo.config import GlobalSettings
-    from jgo.maven import MavenContext, PythonResolver
+    from jgo.config import GlobalSettings  # noqa: PLC0415  most starts fetch nothing and need no jgo
+    from jgo.maven import MavenContext, PythonResolver  # noqa: PLC0415
 
     # jgo warns about a checksum that the repository itself got wrong; ours decides.
     logging.getLogger("jgo").setLevel(logging.ERROR)

@@ -26,7 +26,7 @@ from confluent_kafka.admin import AdminClient
 from keymill.errors import Misconfigured, NotReady, Unavailable
 from keymill.kafka.claim import cluster_id, hold
 from keymill.kafka.distribution import classpath
-from keymill.kafka.layout import FIXED, HOST, Folder, Ports, server_properties
+from keymill.kafka.layout import FIXED, HOST, Ports, server_properties
 from keymill.kafka.node import STOP_DEADLINE_S, Node, PortTaken
 from keymill.kafka.ports import choose, require_free
 from keymill.telemetry import logger
@@ -98,12 +98,15 @@ class EmbeddedKafka:
             self._lock = hold(self.data)
             try:
                 self._spawner = ThreadPoolExecutor(1, thread_name_prefix="kafka-spawner")
-                folders = [Folder(self.data / f"node-{index}") for index in range(self._count)]
-                self._nodes = [Node(folder, jars, self._heap_mib, self._spawner) for folder in folders]
+                homes = [self.data / f"node-{index}" for index in range(self._count)]
+                self._nodes = [Node(home, jars, self._heap_mib, self._spawner) for home in homes]
                 for node in self._nodes:
                     if orphan := node.stop_orphan():
                         LOG.warning("orphan_broker_stopped", pid=orphan, folder=str(self.data))
                 self._launch(cluster_id(self.data, self._count))
+            except OSError as error:
+                self.stop()
+                raise Misconfigured(f"the Kafka folder {self.data} cannot be used: {error}") from error
             except BaseException:
                 self.stop()
                 raise
@@ -159,17 +162,20 @@ class EmbeddedKafka:
         self.stop()
 
     def _launch(self, identity: str) -> None:
-        for attempt in range(1, PORT_ATTEMPTS + 1):
+        attempts = 1 if self._fixed_ports else PORT_ATTEMPTS
+        while True:
+            attempts -= 1
             self._ports = choose(self.data / "ports.json", self._count, self._fixed_ports)
             with ThreadPoolExecutor(self._count) as pool:
                 list(pool.map(self._prepare, range(self._count), repeat(identity)))
             for node in self._nodes:
                 node.spawn()
             try:
-                return self._await_ready(range(self._count))
+                self._await_ready(range(self._count))
+                break
             except PortTaken:
                 self._stop_nodes()
-                if self._fixed_ports or attempt == PORT_ATTEMPTS:
+                if not attempts:
                     raise
 
     def _prepare(self, index: int, identity: str) -> None:

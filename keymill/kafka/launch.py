@@ -16,13 +16,14 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main(arguments: list[str]) -> None:
+    """Tie this process to its parent, note it, become the program."""
     parent, record, *command = arguments
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != int(parent):
         return  # the parent died before the death signal was set
     Path(record).write_text(f"{os.getpid()} {started_at(os.getpid())}\n", encoding="ascii")
-    os.execv(command[0], command)
+    os.execv(command[0], command)  # noqa: S606  no shell is what is wanted
 
 
 def started_at(pid: int) -> str:

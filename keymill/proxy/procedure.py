@@ -11,7 +11,7 @@ from keymill.proxy.auth import Tokens
 from keymill.proxy.keys import ProxyKeys
 from keymill.proxy.request import Answer, Dialect, LicenseRequest, RawRequest, Reason, Refusal, Response
 from keymill.proxy.single_use import UsedTokens
-from keymill.proxy.upstream.contract import Granted, Upstream
+from keymill.proxy.upstream.contract import Asked, Granted, Upstream
 from keymill.proxy.waiting import Waiting
 from keymill.snapshot.reader import SnapshotReader
 from keymill.snapshot.state import ViewState
@@ -94,22 +94,19 @@ def decide(  # noqa: PLR0911 every step may refuse
         asset = steps.find_asset(request, claims.organization, view, state)
         if isinstance(asset, Refusal):
             return asset
-        # (4)
-        if refusal := steps.admitted(asset, claims, view, required=means.require_entitlement, now_ms=now_ms):
-            return refusal
-        # (5)
-        terms = steps.terms(asset, view, state)
-        if isinstance(terms, Refusal):
-            return terms
+        # (4) (5)
+        granted = steps.grant(asset, claims, view, state, required=means.require_entitlement, now_ms=now_ms)
+        if isinstance(granted, Refusal):
+            return granted
         # (6)
+        terms, version = granted
         upstream = means.upstreams.get(target)
-        if upstream is None:
-            return steps.no_license_server(target)
-        asked = upstream.read(request.challenge)
+        asked = upstream.read(request.challenge) if upstream else steps.no_license_server(target)
         if isinstance(asked, Refusal):
             return asked
-        kids = None if request.kid is not None else asked.kids
-        chosen = steps.choose(steps.candidates(asset, kids, view, state, now_ms), claims, terms, asked)
+        if request.kid is not None:
+            asked = Asked(kids=None, persistent=asked.persistent)
+        chosen = steps.choose(asset, asked, terms, view, state)
         if isinstance(chosen, Refusal):
             return chosen
     # (7)
@@ -117,7 +114,7 @@ def decide(  # noqa: PLR0911 every step may refuse
     if isinstance(keys, Refusal):
         return keys
     return Granted(
-        drm_system=target, claims=claims, asset=asset, policy=terms.policy, policy_version=terms.version, keys=keys,
+        drm_system=target, claims=claims, asset=asset, policy=terms.policy, policy_version=version, keys=keys,
         challenge=request.challenge, persistent=asked.persistent,
     )  # fmt: skip
 

@@ -6,9 +6,9 @@ What a view lacks while it is behind or cut off may exist all the same: then no 
 
 from collections.abc import Iterable, Sequence
 
-from keymill.core.period import is_licensable
+from keymill.core import policy
+from keymill.core.policy import Grant, Scope
 from keymill.errors import Corrupt
-from keymill.proxy import rules
 from keymill.proxy.auth import Claims
 from keymill.proxy.keys import MissingKek, ProxyKeys
 from keymill.proxy.request import LicenseRequest, Reason, Refusal
@@ -16,19 +16,11 @@ from keymill.proxy.upstream.contract import Asked, GrantedKey
 from keymill.snapshot.reads import Reads
 from keymill.snapshot.state import ViewState
 from schemas.access import Service
-from schemas.events import Policy
 from schemas.records import AssetRecord, KeyRecord
-from schemas.values import KID_SIZE, DrmSystem, Record
+from schemas.values import KID_SIZE, DrmSystem
 
 Candidate = tuple[KeyRecord, int]
 """A key record and the index of one of its tracks."""
-
-
-class Terms(Record, frozen=True, kw_only=True):
-    """A policy's content, and the version it is at; 0 for the built-in default."""
-
-    policy: Policy
-    version: int
 
 
 def readiness(state: ViewState, max_staleness_s: int) -> Refusal | None:
@@ -82,63 +74,62 @@ def find_asset(request: LicenseRequest, organization: str, view: Reads, state: V
     return found or absent(state, Reason.UNKNOWN_ASSET, f"no asset {request.asset}")
 
 
-def admitted(asset: AssetRecord, claims: Claims, view: Reads, *, required: bool, now_ms: int) -> Refusal | None:
-    """The business rules, with the user's entitlement where one is required and the token names a user."""
-    product = claims.product or asset.product_id
-    required = required and claims.sub is not None and product is not None
-    entitlement = view.entitlement(asset.organization, claims.sub or "", product or "") if required else None
-    return rules.admit(asset, claims, entitlement, required=required, now_ms=now_ms)
+def grant(
+    asset: AssetRecord, claims: Claims, view: Reads, state: ViewState, *, required: bool, now_ms: int
+) -> tuple[Grant, int] | Refusal:
+    """What policy, token and business rules allow, and the version of the policy (0 for the built-in default)."""
+    scope = Scope(asset=claims.asset, product=claims.product, tracks=claims.tracks)
+    entitlement = None
+    if required and claims.sub is not None and asset.product_id is not None:
+        entitlement = view.entitlement(asset.organization, claims.sub, asset.product_id)
+    # (4)
+    bar = policy.barred(asset, scope, now_ms=now_ms, entitlement=entitlement, entitlement_required=required)
+    if bar is not None:
+        return _refusal(bar)
+    # (5)
+    stored = view.policy(asset.organization, asset.policy_id)
+    effective = policy.effective_policy(asset, stored)
+    if isinstance(effective, policy.Refusal):
+        return absent(state, Reason(effective.code), effective.message)
+    granted = policy.admit(
+        asset, effective, scope=scope, now_ms=now_ms, entitlement=entitlement, entitlement_required=required
+    )
+    if isinstance(granted, policy.Refusal):
+        return _refusal(granted)
+    return granted, stored.version if stored else 0
 
 
-def terms(asset: AssetRecord, view: Reads, state: ViewState) -> Terms | Refusal:
-    """The asset's policy as it is now; one that is missing is never replaced by a looser one."""
-    record = view.policy(asset.organization, asset.policy_id)
-    found = rules.effective(asset, record)
-    if found is None:
-        return absent(state, Reason.POLICY_MISSING, f"policy {asset.policy_id} of the asset does not exist")
-    policy, version = found
-    if not policy.can_play:
-        return Refusal(reason=Reason.PLAYBACK_DENIED, message="the asset's policy does not allow playback")
-    return Terms(policy=policy, version=version)
+def _refusal(refusal: policy.Refusal) -> Refusal:
+    return Refusal(reason=Reason(refusal.code), message=refusal.message)
 
 
-def candidates(
-    asset: AssetRecord, kids: Sequence[bytes] | None, view: Reads, state: ViewState, now_ms: int
+def choose(
+    asset: AssetRecord, asked: Asked, granted: Grant, view: Reads, state: ViewState
 ) -> list[Candidate] | Refusal:
-    """The asset's keys among *kids*, in their order; all when *kids* is None. Live: this period and the next."""
+    """Of the asset's keys those that were asked for and are granted, in the asked order; none left is a refusal."""
+    if asked.persistent and not granted.policy.can_persist:
+        return Refusal(reason=Reason.PERSISTENCE_DENIED, message="the asset's policy does not allow stored licenses")
+    found = _candidates(asset, asked.kids, view)
+    if found is None:
+        return absent(state, Reason.UNKNOWN_KID, "none of the KIDs is known")
+    chosen = [(record, index) for record, index in found if granted.covers(record, record.tracks[index].label)]
+    return chosen or Refusal(reason=Reason.NO_KEY_ALLOWED, message="policy and token allow none of these keys")
+
+
+def _candidates(asset: AssetRecord, kids: Sequence[bytes] | None, view: Reads) -> list[Candidate] | None:
+    """The asset's keys among *kids*, or all when *kids* is None; None when no KID is known to the organization."""
     if kids is None:
-        records = [record for record in view.key_records(asset.organization, asset.asset) if _is_now(record, now_ms)]
+        records = view.key_records(asset.organization, asset.asset)
         return [(record, index) for record in records for index in range(len(record.tracks))]
     found: list[Candidate] = []
     known = False
     for kid in kids:
         owner = view.owner(asset.organization, kid)
         known = known or owner is not None
-        if owner is None or owner.asset != asset.asset:
-            continue
-        record = view.key_record(owner.record_key)
-        if record is not None and _is_now(record, now_ms):
+        record = view.key_record(owner.record_key) if owner and owner.asset == asset.asset else None
+        if record is not None:
             found += [(record, index) for index, track in enumerate(record.tracks) if track.kid == kid]
-    return found if known else absent(state, Reason.UNKNOWN_KID, "none of the KIDs is known")
-
-
-def choose(found: list[Candidate] | Refusal, claims: Claims, terms: Terms, asked: Asked) -> list[Candidate] | Refusal:
-    """Of the asset's keys those whose tracks policy and token allow; none left is a refusal."""
-    if isinstance(found, Refusal):
-        return found
-    if asked.persistent and not terms.policy.can_persist:
-        return Refusal(reason=Reason.PERSISTENCE_DENIED, message="the asset's policy does not allow stored licenses")
-    chosen = [
-        (record, index)
-        for record, index in found
-        if rules.allows(record.tracks[index].label, terms.policy.allowed_tracks)
-        and rules.allows(record.tracks[index].label, claims.tracks)
-    ]
-    return chosen or Refusal(reason=Reason.NO_KEY_ALLOWED, message="policy and token allow none of these keys")
-
-
-def _is_now(record: KeyRecord, now_ms: int) -> bool:
-    return record.period is None or is_licensable(record.period, now_ms)
+    return found if known else None
 
 
 def unwrap(chosen: Iterable[Candidate], keys: ProxyKeys) -> tuple[GrantedKey, ...] | Refusal:

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from keymill.config import ProxySettings
-from keymill.core.derive import derive_key
+from keymill.core.envelope import unwrap_keys
 from keymill.core.folding import fold
-from keymill.core.provisioning import _identity, make_key_record, needed
+from keymill.core.provisioning import make_key_record, needed
 from keymill.http.server import dress
 from keymill.kms.keyfile import KeyFile, add_organization, create_key_file
 from keymill.kms.keyring import Keyring
@@ -57,9 +57,9 @@ def key_records(keyring: Keyring, asset: AssetRecord) -> Iterator[tuple[bytes, K
     """What the processor publishes for an asset: record key, key record, and the clear keys by KID."""
     for need in needed(asset, None):
         keys = keyring.keys_for(asset.organization, need.root_version)
-        derived = [derive_key(keys.prk, _identity(asset, need, track)) for track in need.tracks]
-        clear = {key.kid: key.cek.reveal() for key in derived}
-        yield need.record_key, make_key_record(asset, need, keys), clear
+        made = make_key_record(asset, need, keys)
+        clear = unwrap_keys(keys.kek, keys.k_fp, made)
+        yield need.record_key, made, {t.kid: key.cek.reveal() for t, key in zip(made.tracks, clear, strict=True)}
 
 
 class ProxyRig:

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from keymill import telemetry
 from keymill.errors import InvalidRecord
@@ -73,11 +73,20 @@ class DeadLetters:
     def _follow(self, consumer: Consumer) -> None:
         try:
             while not self._stop.is_set():
-                if letters := [each for message in consumer.consume(BATCH, POLL_S) for each in _letter(message)]:
-                    self._keep(letters)
-                    self._on_letters()
+                self._take(consumer)
         finally:
             consumer.close()
+
+    def _take(self, consumer: Consumer) -> None:
+        try:
+            messages = consumer.consume(BATCH, POLL_S)
+        except KafkaException as error:
+            log.warning("dead letters cannot be read", error=str(error))
+            self._stop.wait(POLL_S)
+            return
+        if letters := [each for message in messages for each in _letter(message)]:
+            self._keep(letters)
+            self._on_letters()
 
     def _keep(self, letters: list[DeadLetter]) -> None:
         with self._lock:

@@ -30,12 +30,12 @@ class _CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     type: str
     time: Time | None = None
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = msgspec.Raw(b"")
     data_base64: bytes | None = None
 
 
 class _Peek(msgspec.Struct, frozen=True):
-    specversion: msgspec.Raw | None = None
+    specversion: msgspec.Raw = msgspec.Raw(b"")
 
 
 async def read_limited(request: Request, limit: int) -> bytes:
@@ -74,7 +74,7 @@ def asked_by(request: Request, body: bytes) -> Asked:
     event = read_json(body, _CloudEvent)
     if not event.specversion.startswith("1."):
         raise InvalidRecord("specversion must be 1.0", field="specversion")
-    content = event.data_base64 if event.data is None else bytes(event.data)
+    content = bytes(event.data) or event.data_base64
     return Asked(body=content or b"", idempotency_key=key or _event_key(event.source, event.id))
 
 
@@ -90,7 +90,7 @@ def _is_cloud_event(content_type: str, body: bytes) -> bool:
     if content_type.lower().startswith("application/cloudevents"):
         return True
     try:
-        return msgspec.json.decode(body, type=_Peek).specversion is not None
+        return bytes(msgspec.json.decode(body, type=_Peek).specversion) != b""
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
 

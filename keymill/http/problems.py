@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -79,6 +79,8 @@ def problem_of(error: Exception) -> Response:
         case HTTPException():
             code = HTTPStatus(error.status_code).name.lower()
             return problem(error.status_code, code, str(error.detail), headers=error.headers)
+        case ClientDisconnect():
+            return problem(400, "disconnected", "the caller went away before its body had come")
     log.error("request failed", error=type(error).__name__, exc_info=error)
     return problem(500, "internal", "the request failed inside keymill; the log names it by its request id")
 

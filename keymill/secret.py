@@ -1,7 +1,10 @@
 """Bytes that must not be printed, pickled, hashed, encoded or compared in variable time."""
 
 import hmac
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+T = TypeVar("T")
 
 
 class Secret:
@@ -12,14 +15,24 @@ class Secret:
     so the protection is a short life and no accidental copy into a log, an error or a file.
     """
 
-    __slots__ = ("_value",)
+    __slots__ = ("_keyed", "_value")
 
     def __init__(self, value: bytes) -> None:
         self._value = value
+        self._keyed: dict[Callable[[bytes], Any], Any] | None = None
 
     def reveal(self) -> bytes:
         """Return the clear bytes."""
         return self._value
+
+    def keyed(self, make: Callable[[bytes], T]) -> T:
+        """Return `make(clear bytes)`, made once: a MAC or cipher object, whose set-up costs more than its use."""
+        if self._keyed is None:
+            self._keyed = {}
+        made: T | None = self._keyed.get(make)
+        if made is None:
+            made = self._keyed.setdefault(make, make(self._value))
+        return made
 
     def __len__(self) -> int:
         return len(self._value)

@@ -6,11 +6,10 @@ A change of any label or encoding here would change every key; schemas/golden/ke
 Source: RFC 5869 (HKDF), RFC 9562 section 5.8 (UUID version 8).
 """
 
-import hmac
 from typing import Final
 
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from cryptography.hazmat.primitives.hmac import HMAC
 
 from keymill.core.identity import KeyIdentity, canonical
 from keymill.secret import Secret
@@ -18,6 +17,9 @@ from schemas.values import FINGERPRINT_SIZE, KID_SIZE, Record
 
 CEK_SIZE: Final = 16
 IV_SIZE: Final = 16
+_KID: Final = canonical("keymill/kid/v1")
+_CEK: Final = canonical("keymill/cek/v1")
+_IV: Final = canonical("keymill/iv/v1")
 
 
 class DerivedKey(Record, frozen=True, kw_only=True):
@@ -40,18 +42,20 @@ def fingerprint_message(organization: str) -> bytes:
 
 def derive_key(prk: Secret, identity: KeyIdentity) -> DerivedKey:
     """Derive the one key of an identity. *prk*: 32 bytes of (organization, root version)."""
-    preimage = identity.preimage()
-    kid = uuid8(hmac.digest(prk.reveal(), canonical("keymill/kid/v1", preimage), "sha256"))
-    return DerivedKey(
-        kid=kid,
-        cek=_expand(prk, canonical("keymill/cek/v1", preimage, kid), CEK_SIZE),
-        iv=_expand(prk, canonical("keymill/iv/v1", preimage, kid), IV_SIZE),
-    )
+    return derive(prk, identity.preimage())
+
+
+def derive(prk: Secret, preimage: bytes) -> DerivedKey:
+    """Like `derive_key`, of the identity's canonical bytes."""
+    ident = canonical(preimage)
+    kid = uuid8(_mac(prk, _KID + ident))
+    info = ident + canonical(kid)
+    return DerivedKey(kid=kid, cek=_expand(prk, _CEK + info, CEK_SIZE), iv=_expand(prk, _IV + info, IV_SIZE))
 
 
 def fingerprint(k_fp: Secret, kid: bytes, cek: Secret) -> bytes:
     """What may be published about a CEK, 16 bytes: lets anyone compare and nobody invert."""
-    return hmac.digest(k_fp.reveal(), kid + cek.reveal(), "sha256")[:FINGERPRINT_SIZE]
+    return _mac(k_fp, kid + cek.reveal())[:FINGERPRINT_SIZE]
 
 
 def uuid8(digest: bytes) -> bytes:
@@ -63,4 +67,15 @@ def uuid8(digest: bytes) -> bytes:
 
 
 def _expand(prk: Secret, info: bytes, size: int) -> Secret:
-    return Secret(HKDFExpand(algorithm=SHA256(), length=size, info=info).derive(prk.reveal()))
+    """HKDF-Expand of at most one block: RFC 5869 makes that a single HMAC, and a test compares."""
+    return Secret(_mac(prk, info + b"\x01")[:size])
+
+
+def _mac(key: Secret, message: bytes) -> bytes:
+    state = key.keyed(_hmac_sha256).copy()
+    state.update(message)
+    return state.finalize()
+
+
+def _hmac_sha256(key: bytes) -> HMAC:
+    return HMAC(key, SHA256())

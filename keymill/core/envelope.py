@@ -7,12 +7,13 @@ record, so a wrapped blob moved to another record does not open.
 Source: RFC 5297 (AES-SIV); the key has 64 bytes.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
-from keymill.core.derive import CEK_SIZE, IV_SIZE, fingerprint
+from keymill.core.derive import CEK_SIZE, IV_SIZE, DerivedKey, fingerprint
 from keymill.core.identity import Part, canonical
 from keymill.errors import Corrupt
 from keymill.secret import Secret
@@ -48,16 +49,16 @@ def associated_data(record: KeyRecord) -> bytes:
         record.kek_epoch,
     ]
     for track in record.tracks:
-        parts += (track.kid, track.fp, track.label, track.scheme.value, track.origin.value)
+        parts += (track.kid, track.fp, track.label, track.scheme, track.origin)
     return canonical(*parts)
 
 
-def wrap_keys(kek: Secret, record: KeyRecord, keys: tuple[ClearKey, ...]) -> bytes:
+def wrap_keys(kek: Secret, record: KeyRecord, keys: Sequence[ClearKey | DerivedKey]) -> bytes:
     """Wrap *keys*, in the order of `record.tracks`: 16 + 32 bytes a track."""
     if len(keys) != len(record.tracks):
         raise ValueError("as many keys as tracks")
     clear = b"".join(key.cek.reveal() + key.iv.reveal() for key in keys)
-    return AESSIV(kek.reveal()).encrypt(clear, [associated_data(record)])
+    return kek.keyed(AESSIV).encrypt(clear, [associated_data(record)])
 
 
 def unwrap_keys(kek: Secret, k_fp: Secret, record: KeyRecord) -> tuple[ClearKey, ...]:
@@ -69,8 +70,8 @@ def unwrap_keys(kek: Secret, k_fp: Secret, record: KeyRecord) -> tuple[ClearKey,
     """
     name = f"key record of {record.organization}/{record.asset} version {record.key_version}"
     try:
-        clear = AESSIV(kek.reveal()).decrypt(record.wrapped, [associated_data(record)])
-    except (InvalidTag, ValueError):
+        clear = kek.keyed(AESSIV).decrypt(record.wrapped, [associated_data(record)])
+    except (InvalidTag, ValueError, OverflowError):  # OverflowError: a negative number, which no writer of ours wrote
         raise Corrupt(f"{name} does not open under KEK epoch {record.kek_epoch}") from None
     if len(clear) != _ENTRY * len(record.tracks):
         raise Corrupt(f"{name} holds {len(clear)} bytes for {len(record.tracks)} tracks")
@@ -88,12 +89,12 @@ def _entry(clear: bytes, index: int) -> ClearKey:
 
 def wrap_secret(kek: Secret, secret: Secret, *identity: Part) -> bytes:
     """Wrap any other secret (a signer's key) under the identity of the record that carries it."""
-    return AESSIV(kek.reveal()).encrypt(secret.reveal(), [canonical("keymill/secret/v1", *identity)])
+    return kek.keyed(AESSIV).encrypt(secret.reveal(), [canonical("keymill/secret/v1", *identity)])
 
 
 def unwrap_secret(kek: Secret, wrapped: bytes, *identity: Part) -> Secret:
     """The inverse of `wrap_secret`; raises `Corrupt` when the identity or the KEK is another."""
     try:
-        return Secret(AESSIV(kek.reveal()).decrypt(wrapped, [canonical("keymill/secret/v1", *identity)]))
+        return Secret(kek.keyed(AESSIV).decrypt(wrapped, [canonical("keymill/secret/v1", *identity)]))
     except (InvalidTag, ValueError):
         raise Corrupt(f"the wrapped secret of {'/'.join(map(str, identity))} does not open") from None

@@ -32,6 +32,8 @@ Events that add keys may fill the record up to here.
 Below the key topic's 64 KiB: 6,000 bytes are left for the idempotency ids of later events, so that a revocation
 is never refused for size, and 1,500 for the record key, headers and framing.
 """
+SMALL_VERSIONS: Final = 2
+"""So many versions always fit: at most 64 static and 64 live tracks each, of 150 bytes with the longest label."""
 DEFAULT_POLICY: Final = 0
 
 
@@ -70,10 +72,14 @@ def fold(event: AssetEvent, *, at: Coordinates, held: AssetRecord | None, root_v
         return Folded(asset=msgspec.structs.replace(held, applied=at.position), changed=True)
     asset = _apply(event, at, held, root_version)
     asset = msgspec.structs.replace(asset, applied=at.position, recent=_remember(event, at, held))
-    if isinstance(event.body, AssetIngested | KeysRotated) and len(encode(asset)) > MAX_ASSET_RECORD:
+    if len(asset.versions) > SMALL_VERSIONS and _grows(event) and len(encode(asset)) > MAX_ASSET_RECORD:
         message = f"the asset's record would exceed {MAX_ASSET_RECORD} bytes: too many key versions"
         raise Reject(message, field="asset", code="asset_too_large")
     return Folded(asset=asset, changed=True)
+
+
+def _grows(event: AssetEvent) -> bool:
+    return isinstance(event.body, AssetIngested | KeysRotated)
 
 
 def _is_repeat(event: AssetEvent, held: AssetRecord) -> bool:

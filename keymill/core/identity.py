@@ -1,6 +1,7 @@
 """What makes a key *that* key: the canonical preimage of its KID."""
 
 import hashlib
+from functools import lru_cache
 from typing import Final
 
 from schemas.records import TrackIdentity
@@ -15,20 +16,23 @@ Part = bytes | str | int | None
 def canonical(*parts: Part) -> bytes:
     """
     One byte string per list of parts, injective: each part is its length (4 bytes, big-endian) and its bytes.
+    So lists may be encoded in pieces and joined.
 
     Text is UTF-8, a number 8 bytes big-endian, None empty.
     """
-    out = bytearray()
-    for part in parts:
-        if isinstance(part, str):
-            data = part.encode()
-        elif isinstance(part, int):
-            data = part.to_bytes(8, "big")
-        else:
-            data = part or b""
-        out += len(data).to_bytes(4, "big")
-        out += data
-    return bytes(out)
+    return b"".join([_framed(part) if isinstance(part, bytes) else _prepared(part) for part in parts])
+
+
+@lru_cache(maxsize=4096)
+def _prepared(part: str | int | None) -> bytes:
+    """Names, labels and versions come again and again: an asset's own in every one of its records."""
+    if isinstance(part, int):
+        return _framed(part.to_bytes(8, "big"))
+    return _framed(part.encode() if part else b"")
+
+
+def _framed(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + data
 
 
 class KeyIdentity(Record, frozen=True, kw_only=True):
@@ -50,7 +54,7 @@ class KeyIdentity(Record, frozen=True, kw_only=True):
             self.asset,
             self.key_version,
             self.period,
-            self.scheme.value,
+            self.scheme,
             self.label,
             self.root_version,
             self.salt,
@@ -70,5 +74,5 @@ def key_set_digest(
     """Name of the key record that holds these tracks in this order, 16 bytes."""
     parts: list[Part] = ["keymill/key-set/v1", organization, asset, key_version, root_version, salt, period]
     for track in tracks:
-        parts += (track.label, track.scheme.value, track.kid)
+        parts += (track.label, track.scheme, track.kid)
     return hashlib.sha256(canonical(*parts)).digest()[:DIGEST_SIZE]

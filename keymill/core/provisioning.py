@@ -7,9 +7,11 @@ Both halves are functions of their arguments, so redelivery, replay and a second
 
 from collections.abc import Iterator
 
-from keymill.core.derive import derive_key, fingerprint
-from keymill.core.envelope import ClearKey, wrap_keys
-from keymill.core.identity import ALL_TRACKS, KeyIdentity, key_set_digest
+import msgspec
+
+from keymill.core.derive import derive, fingerprint
+from keymill.core.envelope import wrap_keys
+from keymill.core.identity import ALL_TRACKS, canonical, key_set_digest
 from keymill.core.period import period_at
 from keymill.core.versions import ROTATED_PERIODS
 from keymill.secret import Secret
@@ -112,7 +114,10 @@ def _needed_period(asset: AssetRecord, version: KeyVersion, live: LivePeriods, i
 
 def make_key_record(asset: AssetRecord, need: Needed, keys: Keys) -> KeyRecord:
     """Derive, fingerprint and wrap the keys of one key record. The same arguments give the same bytes."""
-    derived = [derive_key(keys.prk, _identity(asset, need, track)) for track in need.tracks]
+    period = need.period.index if need.period else None
+    before = canonical(asset.organization, asset.asset, need.key_version, period)
+    after = canonical(need.root_version, need.salt)
+    derived = [derive(keys.prk, before + canonical(*_own(need, track)) + after) for track in need.tracks]
     tracks = tuple(
         TrackKey(
             kid=key.kid,
@@ -123,29 +128,10 @@ def make_key_record(asset: AssetRecord, need: Needed, keys: Keys) -> KeyRecord:
         )
         for track, key in zip(need.tracks, derived, strict=True)
     )
-    bare = _record(asset, need, tracks, keys.kek_epoch, b"")
-    clear = tuple(ClearKey(cek=key.cek, iv=key.iv) for key in derived)
-    return _record(asset, need, tracks, keys.kek_epoch, wrap_keys(keys.kek, bare, clear))
-
-
-def _identity(asset: AssetRecord, need: Needed, track: TrackIdentity) -> KeyIdentity:
-    return KeyIdentity(
-        organization=asset.organization,
-        asset=asset.asset,
-        key_version=need.key_version,
-        period=need.period.index if need.period else None,
-        scheme=track.scheme,
-        label=ALL_TRACKS if need.single_key and track.label != CLEAR_LABEL else track.label,
-        root_version=need.root_version,
-        salt=need.salt,
-    )
-
-
-def _record(asset: AssetRecord, need: Needed, tracks: tuple[TrackKey, ...], epoch: int, wrapped: bytes) -> KeyRecord:
-    return KeyRecord(
-        kek_epoch=epoch,
+    bare = KeyRecord(
+        kek_epoch=keys.kek_epoch,
         tracks=tracks,
-        wrapped=wrapped,
+        wrapped=b"",
         organization=asset.organization,
         asset=asset.asset,
         key_version=need.key_version,
@@ -153,3 +139,10 @@ def _record(asset: AssetRecord, need: Needed, tracks: tuple[TrackKey, ...], epoc
         period=need.period,
         event=need.event,
     )
+    return msgspec.structs.replace(bare, wrapped=wrap_keys(keys.kek, bare, derived))
+
+
+def _own(need: Needed, track: TrackIdentity) -> tuple[str, str]:
+    """The part of `KeyIdentity.preimage` in which the tracks of a record differ: scheme and label."""
+    shared = need.single_key and track.label != CLEAR_LABEL
+    return track.scheme, ALL_TRACKS if shared else track.label

@@ -117,6 +117,12 @@ def test_a_key_that_is_not_the_promised_one_does_not_open():
     assert not _opens(RECORD, REPLACE(KEYS, k_fp=Secret(b"g" * 32)))
 
 
+@pytest.mark.parametrize("field", ["key_version", "root_version", "kek_epoch"])
+def test_a_negative_number_does_not_open(field):
+    """Avro has negative numbers and no writer of ours writes them: refused like any other change."""
+    assert not _opens(REPLACE(RECORD, **{field: -1}))
+
+
 def test_fewer_keys_than_tracks_are_refused():
     """By the writer, and by the reader if another writer did it."""
     with pytest.raises(ValueError, match="as many keys"):

@@ -3,12 +3,12 @@
 import msgspec
 import pytest
 
-from keymill.core.folding import MAX_ASSET_RECORD, fold
+from keymill.core.folding import MAX_ASSET_RECORD, SMALL_VERSIONS, fold
 from keymill.errors import Conflict, InvalidRecord, Reject, UnknownKey
 from schemas.codec import decode, encode
 from schemas.events import AssetRestored, AssetRevoked
-from schemas.records import AssetRecord, AssetState
-from schemas.values import MAX_RECENT, LogPosition
+from schemas.records import AssetRecord, AssetState, KeySet, KeyVersion, LivePeriods, TrackIdentity
+from schemas.values import LABELS, MAX_RECENT, LogPosition, Scheme
 from tests.builders import NOW, assign, at, event, folded, ingest, rotate
 
 REVOKED, RESTORED = event(AssetRevoked()), event(AssetRestored())
@@ -131,6 +131,21 @@ def test_a_window_is_checked_with_what_is_inherited():
     with pytest.raises(InvalidRecord) as refused:
         fold(ingest(available_until=100), at=at(1), held=held, root_version=1)
     assert refused.value.field == "available_until"
+
+
+def test_small_records_fit_without_being_measured():
+    """As many versions as the fold does not measure, each with the most and longest tracks there can be, fit."""
+    label = "+".join(sorted(LABELS - {"ALL"}))
+    tracks = tuple(TrackIdentity(label=label, scheme=Scheme.CBCS, declared=True, kid=b"k" * 16) for _ in range(64))
+    far = LogPosition(generation=2**31 - 1, offset=2**62)
+    sets = tuple(KeySet(digest=b"d" * 16, at=far, tracks=(track,)) for track in tracks)
+    live = LivePeriods(period_s=2**31 - 1, start=2**47, from_index=0, through_index=2**53, at=far, tracks=tracks)
+    version = KeyVersion(
+        key_version=1, root_version=9, salt=b"s" * 64, single_key=True, schemes=tuple(Scheme), created=far,
+        key_sets=sets, live=live,
+    )  # fmt: skip
+    asset = msgspec.structs.replace(folded(ingest(product_id="p" * 128)), versions=(version,) * SMALL_VERSIONS)
+    assert 40_000 < len(encode(asset)) <= MAX_ASSET_RECORD
 
 
 def _large():

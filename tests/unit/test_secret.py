@@ -44,6 +44,20 @@ def test_reveal_gives_the_bytes():
     assert SECRET.reveal() == CLEAR
 
 
+def test_a_keyed_object_is_made_once_per_secret():
+    """A MAC or cipher is set up with the key once, and each way of making one is kept apart."""
+    secret, made = Secret(b"k"), []
+
+    def first(key):
+        made.append(key)
+        return [key]
+
+    assert secret.keyed(first) is secret.keyed(first)
+    assert secret.keyed(bytes.hex) == "6b"
+    assert Secret(b"k").keyed(first) is not secret.keyed(first)
+    assert made == [b"k", b"k"]
+
+
 def test_a_secret_in_an_exception_or_a_record_stays_hidden():
     """What a log or a traceback would show of a value that holds one."""
     from keymill.core.envelope import ClearKey

@@ -81,7 +81,7 @@ def writing(body: type[Any]) -> Json:
             "201": _content(answers.ProvisionedAnswer, "with wait=1: the event's records are in the view"),
             "202": _content(answers.AcceptedAnswer, "the event is in the log"),
         }
-        | _problems(*_PROBLEMS),
+        | _problems(*(status for status in _PROBLEMS if status != "404" or body is not bodies.IngestBody)),
     }
 
 

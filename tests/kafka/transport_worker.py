@@ -56,6 +56,7 @@ def main() -> int:
             app_id=settings["group"],
             group_instance_id=settings.get("instance"),
             session_timeout_s=settings.get("session_timeout_s", 10),
+            commit_interval_s=settings.get("commit_interval_s", 0.5),
             run_records_max=settings.get("run_records_max", 1000),
             on_assigned=lambda tps: recorder.note(what="assigned", tps=sorted(tps)),
             on_revoked=lambda tps: recorder.note(what="revoked", tps=sorted(tps)),

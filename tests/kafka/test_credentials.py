@@ -1,0 +1,101 @@
+"""Organizations and credentials on a real topic, through the command line's functions."""
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from keymill.core.credentials import signer_identity, token_digest
+from keymill.core.envelope import unwrap_secret
+from keymill.errors import Conflict, InvalidRecord, Misconfigured, UnknownKey
+from keymill.kafka.admin import create_topics, end_offsets
+from keymill.kafka.scan import scan_partition
+from keymill.kms.keyfile import KeyFile
+from keymill.kms.keyring import Keyring
+from keymill.ops import access
+from keymill.ops.credentials import Kind, create_credential, create_organization, existing, revoke_credential
+from schemas import topics
+from schemas.access import ApiKey, WidevineSigner
+from tests.broker import running_broker
+
+
+@pytest.fixture(scope="module")
+def bootstrap() -> Iterator[str]:
+    """A broker with topics."""
+    with running_broker() as address:
+        create_topics(address, partitions=4)
+        yield address
+
+
+def test_life_of_credentials(bootstrap: str, tmp_path: Path) -> None:
+    """Made once, found by id, hashed or wrapped on the topic, revoked for ever; the secret stands nowhere."""
+    key_file = tmp_path / "keys.json"
+    assert create_organization(bootstrap, key_file, "acme")
+    assert not create_organization(bootstrap, key_file, "acme")
+    assert (key_file.stat().st_mode & 0o777) == 0o600
+    key = create_credential(bootstrap, key_file, "acme", Kind.API_KEY, "cms")
+    signer = create_credential(bootstrap, key_file, "acme", Kind.WIDEVINE_SIGNER, "packager")
+    ncp = create_credential(bootstrap, key_file, "acme", Kind.NCP)
+    held = existing(bootstrap, "acme")
+    assert set(held) == {"self", key.credential, "packager", ncp.credential}
+    stored, wrapped = held[key.credential].body, held["packager"].body
+    assert isinstance(stored, ApiKey) and stored.token_sha256 == token_digest(key.secrets["api_key"])
+    assert isinstance(wrapped, WidevineSigner)
+    kek = Keyring(KeyFile(key_file)).kek("acme", wrapped.kek_epoch)
+    opened = unwrap_secret(kek, wrapped.wrapped, *signer_identity("acme", "packager")).reveal()
+    assert opened.hex() == signer.secrets["widevine_key_hex"] + signer.secrets["widevine_iv_hex"]
+    assert not any(
+        secret in repr((key, signer, ncp)) for secret in (key.secrets["api_key"], ncp.secrets["ncp_secret_key"])
+    )
+    with pytest.raises(Conflict, match="packager"):
+        create_credential(bootstrap, key_file, "acme", Kind.WIDEVINE_SIGNER, "packager")
+    assert revoke_credential(bootstrap, "acme", "packager") and not revoke_credential(bootstrap, "acme", "packager")
+    assert existing(bootstrap, "acme")["packager"].revoked
+    with pytest.raises(Conflict):
+        create_credential(bootstrap, key_file, "acme", Kind.WIDEVINE_SIGNER, "packager")
+    _assert_no_secret(
+        bootstrap, [*key.secrets.values(), ncp.secrets["ncp_secret_key"], signer.secrets["widevine_key_hex"]]
+    )
+
+
+def _assert_no_secret(bootstrap: str, secrets: list[str]) -> None:
+    for partition, end in end_offsets(bootstrap, topics.CREDENTIALS.name).items():
+        for message in scan_partition(bootstrap, topics.CREDENTIALS.name, partition, end=end):
+            value = message.value() or b""
+            assert not any(secret.encode() in value for secret in secrets)
+            assert not any(bytes.fromhex(secret) in value for secret in secrets if len(secret) == 64)
+            assert not any(base64.b64decode(secret + "==", b"-_") in value for secret in secrets if len(secret) == 43)
+
+
+def test_lost_key_file_is_never_replaced(bootstrap: str, tmp_path: Path) -> None:
+    """While an organization stands on the topic, a missing key file is an error, for it and for a new one."""
+    create_organization(bootstrap, tmp_path / "keys.json", "acme")
+    lost = tmp_path / "lost.json"
+    for organization in ("acme", "fresh"):
+        with pytest.raises(Misconfigured, match="restore"):
+            create_organization(bootstrap, lost, organization)
+    assert not lost.exists()
+
+
+def test_key_file_of_another_installation_is_refused(bootstrap: str, tmp_path: Path) -> None:
+    """An organization that the topic knows and the key file does not would get other keys."""
+    from keymill.kms.keyfile import add_organization, create_key_file
+
+    other = tmp_path / "other.json"
+    create_key_file(other)
+    add_organization(other, "somebody")
+    with pytest.raises(Misconfigured, match="acme"):
+        create_organization(bootstrap, other, "acme")
+
+
+def test_mistakes_are_named(bootstrap: str, tmp_path: Path) -> None:
+    """No organization, a bad name, an id that is the organization's own."""
+    key_file = tmp_path / "keys.json"
+    with pytest.raises(UnknownKey, match="org create"):
+        create_credential(bootstrap, key_file, "nobody", Kind.API_KEY)
+    with pytest.raises(InvalidRecord):
+        create_organization(bootstrap, key_file, "Bad Name")
+    assert "acme" in access.organizations(bootstrap)
+    with pytest.raises(UnknownKey):
+        revoke_credential(bootstrap, "acme", "nothing")

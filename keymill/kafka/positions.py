@@ -6,7 +6,7 @@ from typing import NamedTuple
 from schemas.values import Record
 
 
-class Incoming(NamedTuple):
+class Incoming(Record, frozen=True, gc=False):
     """A message as the tail hands it over. `value` None is a tombstone."""
 
     topic: str

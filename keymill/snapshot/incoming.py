@@ -19,25 +19,41 @@ from schemas.ids import scoped_key
 from schemas.values import Record
 
 
-class Candidate(NamedTuple):
+class Candidate(Record, frozen=True, gc=False):
     """
     A readable message in its place. `value` None deletes; `record` is None where a peek said enough.
 
-    `tracks` are the (KID, fingerprint) pairs of a key record, None for any other record; `about` is what a peek found.
+    Of a key record also: `kids`, the index keys of its KIDs, `tracks`, KID and fingerprint of each, and `rest`, the end
+    of their index entries; of a peeked asset record `names`, see `keymill.snapshot.peek`.
     """
 
     key: bytes
     value: bytes | None
     message: Incoming
     record: Record | None = None
+    kids: list[bytes] | None = None
     tracks: list[tuple[bytes, bytes]] | None = None
-    about: peek.AssetPeek | None = None
+    rest: bytes = b""
+    names: bytes = b""
 
 
 Examined = Candidate | str
 """A candidate, or the reason why the message is quarantined."""
-_DIGEST_AT: Final = -35
-"""Where `/k/` begins in a key record's record key: 32 digits follow."""
+_KEYS: Final = topics.KEYS.name
+_TAGS: Final = layout.TAGS
+_DIGEST_AT: Final = -32
+_KEY_SET_AT: Final = _DIGEST_AT - len(b"/k/")
+_HEX_DIGITS: Final = b"0123456789abcdef"
+
+
+class Place(NamedTuple):
+    """What the partitioning part of a record key says; on the key topic that is an asset."""
+
+    part: bytes
+    partition: int
+    prefix: bytes
+    asset: bytes
+    names: bytes
 
 
 class Examiner:
@@ -45,24 +61,31 @@ class Examiner:
 
     def __init__(self, partitions: dict[str, int]) -> None:
         self._partitions = partitions
-        self._last: tuple[bytes, int] = (b"", -1)
+        self._last = Place(b"", -1, b"", b"", b"")
+        self._last_topic = ""
 
     def examine(self, message: Incoming) -> Examined:
         """Give a message's candidate, or why it is quarantined."""
-        key, topic = message.key, message.topic
-        if not key or len(key) > layout.MAX_KEY or b"/" not in key or not key.isascii():
+        topic, key = message.topic, message.key
+        if not key or len(key) > layout.MAX_KEY or not key.isascii():
             return "record_key"
-        part = partition_part(topic, key)
-        if self._last[0] != part:
-            # librdkafka's own murmur2 is 20 times as fast as schemas.partition, and the same (tests/unit/test_peek.py).
-            self._last = (part, murmur2(part, self._partitions[topic]))
-        if self._last[1] != message.partition:
-            self._last = (b"", -1)
-            return "wrong_partition"
+        part = key.split(b"/k/", 1)[0] if topic == _KEYS else partition_part(topic, key)
+        place = self._last
+        if place.part != part or self._last_topic != topic:  # an asset's records mostly follow each other
+            place = self._last = self._place(topic, part)
+            self._last_topic = topic
+        if place.partition != message.partition:
+            return "wrong_partition" if b"/" in key else "record_key"
         try:
-            return EXAMINERS[topic](message, layout.TAGS[topic] + key, part)
+            return EXAMINERS[topic](message, _TAGS[topic] + key, place)
         except InvalidRecord:
             return "undecodable"
+
+    def _place(self, topic: str, part: bytes) -> Place:
+        organization, _, asset = part.partition(b"/")
+        # librdkafka's own murmur2 is 20 times as fast as schemas.partition, and the same (tests/unit/test_peek.py).
+        partition = murmur2(part, self._partitions[topic])
+        return Place(part, partition, organization + b"/", asset, peek.text(organization) + peek.text(asset))
 
 
 def partition_part(topic: str, key: bytes) -> bytes:
@@ -74,29 +97,27 @@ def partition_part(topic: str, key: bytes) -> bytes:
     return key if topic == topics.CLAIMS.name else key.split(b"/", 1)[0]
 
 
-def _key_topic(message: Incoming, key: bytes, part: bytes) -> Examined:
-    value = message.value
+def _key_topic(message: Incoming, key: bytes, place: Place) -> Examined:
+    value, length = message.value, len(place.part) + 1
     if value is None:
         return "tombstone"
-    organization, _, asset = part.partition(b"/")
-    if len(key) == len(part) + 1:
-        if about := peek.asset_peek(value, organization, asset):
-            return Candidate(key, value, message, about=about)
-        return _placed(Candidate(key, value, message, record=decode(value, records.AssetRecord)))
-    if key[_DIGEST_AT : _DIGEST_AT + 3] != b"/k/" or len(key) != len(part) + 1 - _DIGEST_AT or not _is_hex(key):
+    if len(key) == length:
+        if peek.is_usual_asset(value, place.names):
+            return Candidate(key, value, message, None, None, None, b"", place.names)
+        return _placed(Candidate(key, value, message, decode(value, records.AssetRecord)))
+    digest = key[_DIGEST_AT:]
+    if len(key) != length - _KEY_SET_AT or digest.strip(_HEX_DIGITS):
         return "record_key"
-    if tracks := peek.key_tracks(value, organization, asset):
-        return Candidate(key, value, message, tracks=tracks)
-    record = decode(value, records.KeyRecord)
-    tracks = [(track.kid, track.fp) for track in record.tracks]
-    return _placed(Candidate(key, value, message, record=record, tracks=tracks))
+    record, tracks = None, peek.key_tracks(value, place.names)
+    if tracks is None:
+        record = decode(value, records.KeyRecord)
+        tracks = [(track.kid, track.fp) for track in record.tracks]
+    prefix, rest = place.prefix, bytes.fromhex(digest.decode("ascii")) + place.asset
+    found = Candidate(key, value, message, record, [prefix + kid for kid, _ in tracks], tracks, rest)
+    return found if record is None else _placed(found)
 
 
-def _is_hex(key: bytes) -> bool:
-    return not key[-32:].strip(b"0123456789abcdef")
-
-
-def _policy(message: Incoming, key: bytes, part: bytes) -> Examined:
+def _policy(message: Incoming, key: bytes, place: Place) -> Examined:
     if message.value is None:
         return "tombstone"
     return _placed(Candidate(key, message.value, message, record=decode(message.value, records.PolicyRecord)))
@@ -107,28 +128,28 @@ def _placed(candidate: Candidate) -> Examined:
     return verdict.reason if verdict else candidate
 
 
-def _entitlement(message: Incoming, key: bytes, part: bytes) -> Examined:
+def _entitlement(message: Incoming, key: bytes, place: Place) -> Examined:
     if message.value is None:
         return Candidate(key, None, message)
     record = decode(message.value, access.Entitlement)
     return _named(message, key, record, scoped_key(record.organization, record.user, record.product))
 
 
-def _service(message: Incoming, key: bytes, part: bytes) -> Examined:
+def _service(message: Incoming, key: bytes, place: Place) -> Examined:
     if message.value is None:
         return "tombstone"
     record = decode(message.value, access.Service)
     return _named(message, key, record, scoped_key(record.organization, record.service, record.version))
 
 
-def _credential(message: Incoming, key: bytes, part: bytes) -> Examined:
+def _credential(message: Incoming, key: bytes, place: Place) -> Examined:
     if message.value is None:
         return "tombstone"
     record = decode(message.value, access.Credential)
     return _named(message, key, record, scoped_key(record.organization, record.credential))
 
 
-def _claim(message: Incoming, key: bytes, part: bytes) -> Examined:
+def _claim(message: Incoming, key: bytes, place: Place) -> Examined:
     if message.value is None:
         return "tombstone"
     record = decode(message.value, records.Claim)
@@ -139,7 +160,7 @@ def _named(message: Incoming, key: bytes, record: Record, own_key: bytes) -> Exa
     return Candidate(key, message.value, message, record=record) if key[1:] == own_key else "record_key_of_another"
 
 
-EXAMINERS: Final[dict[str, Callable[[Incoming, bytes, bytes], Examined]]] = {
+EXAMINERS: Final[dict[str, Callable[[Incoming, bytes, Place], Examined]]] = {
     topics.KEYS.name: _key_topic,
     topics.POLICIES.name: _policy,
     topics.ENTITLEMENTS.name: _entitlement,

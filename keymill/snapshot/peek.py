@@ -15,6 +15,8 @@ from schemas.values import LABELS
 _USUAL_TRACKS: Final = range(1, 9)
 _USUAL_EVENTS: Final = range(1, 5)
 _USUAL_TEXT: Final = 64
+_KEY_BYTES: Final = 32
+"""A CEK and an IV in `wrapped`, beside the 16 bytes of AES-SIV's tag."""
 
 # Avro writes numbers zigzag in 7-bit groups; the last byte is below 0x80. Four groups fit an int, eight a long.
 _INT: Final = rb"[\x80-\xff]{0,3}+[\x00-\x7f]"
@@ -33,8 +35,12 @@ def _size(count: int) -> bytes:
     return bytes([*out, zigzag])
 
 
-def _text(value: bytes) -> bytes:
-    return _size(len(value)) + value
+_SIZES: Final = tuple(_size(count) for count in range(1024))
+
+
+def text(value: bytes) -> bytes:
+    """A string of less than 1 KiB as Avro writes it."""
+    return _SIZES[len(value)] + value
 
 
 def _one_of(*patterns: bytes) -> bytes:
@@ -49,7 +55,7 @@ def _array(item: bytes, counts: range) -> bytes:
     return _one_of(*(re.escape(_size(count)) + b"(?:" + item + b"){%d}" % count + rb"\x00" for count in counts))
 
 
-_LABEL: Final = _one_of(*(re.escape(_text(label.encode())) for label in sorted(LABELS)))
+_LABEL: Final = _one_of(*(re.escape(text(label.encode())) for label in sorted(LABELS)))
 _TEXT: Final = _one_of(*(re.escape(_size(n)) + rb"[\x00-\x7f]{%d}" % n for n in range(_USUAL_TEXT)))
 _TRACK_KEY: Final = rb".{32}" + _LABEL + _SCHEME + rb"[\x00\x02\x04]"
 _TRACK: Final = _LABEL + _SCHEME + _BOOLEAN + _optional(rb".{16}")
@@ -66,8 +72,12 @@ _VERSION: Final = (
 )
 _EVENT: Final = _TEXT + rb".{32}" + _POSITION + _LONG
 
+_WRAPPED: Final = _one_of(
+    *(re.escape(_size(16 + _KEY_BYTES * n)) + b".{%d}" % (16 + _KEY_BYTES * n) for n in _USUAL_TRACKS)
+)
 _KEY_HEAD: Final = re.compile(
-    re.escape(schema_of(KeyRecord).header) + _INT + b"(" + _array(_TRACK_KEY, _USUAL_TRACKS) + b")", re.DOTALL
+    re.escape(schema_of(KeyRecord).header) + _INT + b"(" + _array(_TRACK_KEY, _USUAL_TRACKS) + b")" + _WRAPPED,
+    re.DOTALL,
 )
 _KEY_TAIL: Final = re.compile(
     _INT + _INT + _optional(_LONG + _optional(_LONG) + _optional(_LONG)) + _POSITION + rb"\Z", re.DOTALL
@@ -81,6 +91,7 @@ _ASSET_TAIL: Final = re.compile(
     re.DOTALL,
 )  # fmt: skip
 _ASSET_HEADER: Final = schema_of(AssetRecord).header
+_HEADER_SIZE: Final = len(_ASSET_HEADER)
 
 
 class AssetPeek(NamedTuple):
@@ -90,38 +101,36 @@ class AssetPeek(NamedTuple):
     versions: bytes
 
 
-def key_tracks(value: bytes, organization: bytes, asset: bytes) -> list[tuple[bytes, bytes]] | None:
-    """The (KID, fingerprint) pairs of a usual key record of that asset, in order; None for anything else."""
+def key_tracks(value: bytes, names: bytes) -> list[tuple[bytes, bytes]] | None:
+    """
+    The (KID, fingerprint) pairs of a usual key record, in order; None for anything else.
+
+    Args:
+        names: organization and asset of its record key, each as `text`; a record of another asset is None too.
+    """
     head = _KEY_HEAD.match(value)
     if head is None:
         return None
-    start, at = head.span(1)
-    size, at = _read_size(value, head.end())
-    at += size
-    names = _text(organization) + _text(asset)
+    at = head.end()
     if not value.startswith(names, at) or not _KEY_TAIL.match(value, at + len(names)):
         return None
-    return _ONE_TRACK.findall(value, start + 1, head.end() - 1)
+    start, end = head.span(1)
+    return _ONE_TRACK.findall(value, start + 1, end - 1)
 
 
-def asset_peek(value: bytes, organization: bytes, asset: bytes) -> AssetPeek | None:
+def is_usual_asset(value: bytes, names: bytes) -> bool:
+    """Whether it is a usual record of that asset; *names* as for `key_tracks`."""
+    return value.startswith(_ASSET_HEADER + names) and bool(_ASSET_TAIL.match(value, _HEADER_SIZE + len(names)))
+
+
+def asset_peek(value: bytes, names: bytes) -> AssetPeek | None:
     """What decides about a usual record of that asset; None for anything else."""
-    names = _ASSET_HEADER + _text(organization) + _text(asset)
-    if not value.startswith(names):
-        return None
-    found = _ASSET_TAIL.match(value, len(names))
+    start = _ASSET_HEADER + names
+    found = _ASSET_TAIL.match(value, len(start)) if value.startswith(start) else None
     if found is None:
         return None
     generation, offset, versions = found.groups()
     return AssetPeek((_number(generation), _number(offset)), versions)
-
-
-def _read_size(value: bytes, at: int) -> tuple[int, int]:
-    """A length at *at* and where it ends; past the end for what is no length, or one of more than two bytes (8 KiB)."""
-    first, second = value[at : at + 2].ljust(2, b"\x80")
-    if first & 1 or (first > 0x7F and second > 0x7F):
-        return 0, len(value)
-    return (first >> 1, at + 1) if first < 0x80 else ((first & 0x7F | second << 7) >> 1, at + 2)
 
 
 def _number(groups: bytes) -> int:

@@ -93,7 +93,7 @@ def view_state(beat: Heartbeat | None, positions: dict[str, dict[int, int]]) -> 
         beat = Heartbeat(environment=-1, boot="")
     staleness_s = _staleness_s(beat)
     return ViewState(
-        ready=beat.ready, live=beat.live and _beats(beat) and staleness_s < LIVE_S and beat.error is None, staleness_s=staleness_s,
+        ready=beat.ready, live=beat.live and _beats(beat) and staleness_s < LIVE_S, staleness_s=staleness_s,
         positions=positions, behind=beat.behind, quarantined=beat.quarantined, stale=beat.stale,
         progress_s=beat.progress_s, notice=beat.notice, error=beat.error,
     )  # fmt: skip

@@ -9,19 +9,22 @@ import lmdb
 import msgspec
 
 from keymill import telemetry
-from keymill.core.view import Fate, Verdict, quarantined
+from keymill.core.view import APPLIED, SAME, Fate, Verdict, quarantined
 from keymill.errors import NotReady
 from keymill.kafka.positions import Checkpoint, Described, Incoming, Slot
 from keymill.snapshot import layout, store
-from keymill.snapshot.batch import Batch
+from keymill.snapshot.batch import Batch, put_new
 from keymill.snapshot.incoming import Candidate, Examined, Examiner
 from keymill.snapshot.layout import CHECKPOINT, META, REJECTED, Rejection
 from keymill.snapshot.state import HeartbeatFile
 from keymill.snapshot.store import Environment, Manifest
-from schemas.values import Record
+from schemas.values import KID_SIZE, Record
 
 MAX_REJECTED: Final = 10_000
 """Refused records kept for ops; the oldest go first, the counters count all."""
+BULK_RECORDS: Final = 500
+PATIENCE: Final = 16
+"""Big batches that are judged one by one after one that was not all new; each failed attempt costs a batch's writes."""
 _FACTS: Final = b"facts"
 _NUMBER: Final = 8
 _SHOWN: Final = 256
@@ -54,6 +57,7 @@ class SnapshotWriter:
         self._examiner = Examiner({})
         self.manifest = Manifest(format=0, environment=-1, boot="", clean=False, map_size=0)
         self.facts = Facts()
+        self._patience = 0
 
     def open(self, lock_wait_s: float = store.LOCK_WAIT_S) -> Self:
         """
@@ -133,26 +137,48 @@ class SnapshotWriter:
         Returns:
             How many messages met which fate.
         """
-        fates = dict.fromkeys(Fate, 0)
-        fresh = [message for message in batch if message.offset >= self._slots[message.topic][message.partition].offset]
+        before = self._slots
+        fresh = [message for message in batch if message.offset >= before[message.topic][message.partition].offset]
         examined = [self._examiner.examine(message) for message in fresh]
-        slots = {topic: self._slots[topic] | dict(parts) for topic, parts in reached.items()}
-        with store.clear_errors(self.folder), self._begin() as txn:
+        slots = {topic: before[topic] | dict(parts) for topic, parts in reached.items()}
+        with store.clear_errors(self.folder):
+            fates = self._load_new(examined, slots) or self._judge_each(fresh, examined, slots)
+        self._slots = before | slots
+        return fates
+
+    def _load_new(self, examined: Sequence[Examined], slots: dict[str, dict[int, Slot]]) -> dict[Fate, int] | None:
+        """Take a big batch at once when all of it is new, as on a cold start; None, and no trace, when it is not."""
+        if len(examined) < BULK_RECORDS or self._patience:
+            self._patience = max(0, self._patience - 1)
+            return None
+        txn = self._begin()
+        try:
+            if put_new(txn, self._handles, examined):
+                self._put_checkpoint(txn, slots)
+                txn.commit()
+                return dict.fromkeys(Fate, 0) | {Fate.APPLIED: len(examined)}
+        finally:
+            txn.abort()  # nothing, after the commit
+        self._patience = PATIENCE
+        return None
+
+    def _judge_each(
+        self, fresh: Sequence[Incoming], examined: Sequence[Examined], slots: dict[str, dict[int, Slot]]
+    ) -> dict[Fate, int]:
+        fates, facts = dict.fromkeys(Fate, 0), self.facts
+        with self._begin() as txn:
             state = Batch(txn, self._handles, [found for found in examined if isinstance(found, Candidate)])
-            facts = self.facts
             for message, found in zip(fresh, examined, strict=True):
                 verdict = quarantined(found) if isinstance(found, str) else state.take(found)
                 fates[verdict.fate] += 1
-                if verdict.fate in {Fate.QUARANTINED, Fate.STALE}:
+                if verdict is not APPLIED and verdict is not SAME:
                     facts = self._reject(txn, facts, message, verdict)
                     _report(message, found, verdict)
             state.flush()
-            for topic, parts in slots.items():
-                self._put_slots(txn, topic, parts, self.facts.topics[topic].partitions)
+            self._put_checkpoint(txn, slots)
             if facts is not self.facts:
                 self._put_facts(txn, facts)
         self.facts = facts
-        self._slots.update(slots)
         return fates
 
     def has_reached(self, slots: Mapping[str, Mapping[int, Slot]]) -> bool:
@@ -194,6 +220,10 @@ class SnapshotWriter:
     def _put_facts(self, txn: "lmdb.Transaction[bytes]", facts: Facts) -> None:
         txn.put(_FACTS, msgspec.msgpack.encode(facts), db=self._handles[META])
 
+    def _put_checkpoint(self, txn: "lmdb.Transaction[bytes]", slots: dict[str, dict[int, Slot]]) -> None:
+        for topic, parts in slots.items():
+            self._put_slots(txn, topic, parts, self.facts.topics[topic].partitions)
+
     def _put_slots(self, txn: "lmdb.Transaction[bytes]", topic: str, slots: dict[int, Slot], partitions: int) -> None:
         txn.put(topic.encode("ascii"), layout.pack_slots(slots, partitions), db=self._handles[CHECKPOINT])
 
@@ -219,7 +249,7 @@ class SnapshotWriter:
 
 
 def _report(message: Incoming, found: Examined, verdict: Verdict) -> None:
-    tracks = found.tracks if isinstance(found, Candidate) and found.tracks else []
+    kids = found.kids if isinstance(found, Candidate) and found.kids else []
     log.warning(
         "record refused",
         fate=verdict.fate.value,
@@ -228,5 +258,5 @@ def _report(message: Incoming, found: Examined, verdict: Verdict) -> None:
         partition=message.partition,
         offset=message.offset,
         record_key=(message.key or b"").decode("ascii", "replace")[:_SHOWN],
-        kids=[kid.hex() for kid, _ in tracks],
+        kids=[kid[-KID_SIZE:].hex() for kid in kids],
     )

@@ -101,19 +101,24 @@ asset_records = st.builds(
 )
 
 
+def names_of(organization: str, asset: str) -> bytes:
+    return peek.text(organization.encode()) + peek.text(asset.encode())
+
+
 def check(record: Record, data: bytes) -> bool:
     """A peek agrees with the codec or says nothing; gives whether it said something."""
     assert isinstance(record, KeyRecord | AssetRecord)
-    organization, asset = record.organization.encode(), record.asset.encode()
+    names = names_of(record.organization, record.asset)
     if isinstance(record, KeyRecord):
-        pairs = peek.key_tracks(data, organization, asset)
+        pairs = peek.key_tracks(data, names)
         if pairs is None:
             return False
         decoded = decode(data, KeyRecord)
         assert pairs == [(track.kid, track.fp) for track in decoded.tracks]
         assert (decoded.organization, decoded.asset) == (record.organization, record.asset)
         return True
-    about = peek.asset_peek(data, organization, asset)
+    about = peek.asset_peek(data, names)
+    assert peek.is_usual_asset(data, names) == (about is not None)
     if about is None:
         return False
     whole = decode(data, AssetRecord)
@@ -171,8 +176,8 @@ def test_a_usual_record_is_peeked_at(record: Record) -> None:
 
 def test_a_record_of_another_asset_is_not_peeked_at() -> None:
     """The names must be those of the record key."""
-    assert peek.key_tracks(encode(key_record("film")[1]), b"demo", b"fil") is None
-    assert peek.asset_peek(encode(asset_record("film")[1]), b"dem", b"film") is None
+    assert peek.key_tracks(encode(key_record("film")[1]), names_of("demo", "fil")) is None
+    assert peek.asset_peek(encode(asset_record("film")[1]), names_of("dem", "film")) is None
 
 
 @given(key=st.binary(min_size=1, max_size=300), partitions=st.integers(1, 500))

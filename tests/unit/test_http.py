@@ -1,15 +1,23 @@
 """The HTTP plumbing, over a real server in a process of its own."""
 
+import datetime
+import ipaddress
 import json
+import os
 import signal
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from keymill.config import GatewaySettings, load
 from keymill.errors import Misconfigured
@@ -42,7 +50,7 @@ async def span(app):
 ready = Readiness()
 app = Starlette(lifespan=span, exception_handlers=HANDLERS, routes=[*health_routes(ready),
     Route("/conflict", conflict), Route("/away", away), Route("/broken", broken), Route("/slow/{name}", slow)])
-settings = load(GatewaySettings, environ={})
+settings = load(GatewaySettings)
 try:
     dressed = dress(app, program="test", cors=True)
     code = serve(dressed, settings=settings, bound=listen("127.0.0.1", 0), readiness=ready)
@@ -53,11 +61,11 @@ sys.exit(code)
 """
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    """The program above, as a process."""
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def start(*arguments: str, **settings: str) -> subprocess.Popen[str]:
+    """The program above, as a process with these settings."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("KEYMILL_")} | settings
+    command = [sys.executable, "-c", PROGRAM, *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 @pytest.fixture
@@ -156,3 +164,36 @@ def test_clear_text_beyond_loopback_is_refused() -> None:
     with pytest.raises(Misconfigured, match="tls"):
         load(GatewaySettings, environ={}, host="0.0.0.0").require_tls()
     load(GatewaySettings, environ={}, host="0.0.0.0", behind_tls_proxy=True).require_tls()
+
+
+def test_tls(tmp_path: Path) -> None:
+    """With a certificate the server says https and speaks it; a file that is none stops it with a message."""
+    certificate, key = _self_signed(tmp_path)
+    process = start(KEYMILL_TLS_CERT=str(certificate), KEYMILL_TLS_KEY=str(key))
+    assert process.stdout is not None
+    url = json.loads(process.stdout.readline())["listening"]
+    trusted = ssl.create_default_context(cafile=str(certificate))
+    assert url.startswith("https://") and httpx.get(f"{url}/healthz", verify=trusted).status_code == 200
+    process.terminate()
+    assert process.wait(10) == 0
+    process.communicate()
+    key.write_text("nonsense")
+    out, err = start(KEYMILL_TLS_CERT=str(certificate), KEYMILL_TLS_KEY=str(key)).communicate(timeout=20)
+    assert out.startswith("said: tls_cert or tls_key") and "Traceback" not in err
+
+
+def _self_signed(folder: Path) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "keymill test")])
+    now = datetime.datetime.now(datetime.UTC)
+    until = now + datetime.timedelta(days=1)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, until)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    certificate = builder.add_extension(address, critical=False).sign(key, hashes.SHA256())
+    paths = folder / "cert.pem", folder / "key.pem"
+    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    paths[1].write_bytes(private)
+    return paths

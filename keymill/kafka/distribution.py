@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import shutil
+import ssl
 import sys
 import tempfile
 import time
@@ -69,7 +70,7 @@ def classpath(*, folder: Path | None = None, report: Report | None = None) -> tu
     if missing(home, manifest):
         try:
             home.mkdir(parents=True, exist_ok=True)
-            with _locked(home):
+            with _locked(home), _machine_trust():
                 _fetch(home, missing(home, manifest), report or _report)
         except OSError as error:
             raise Misconfigured(f"the folder {home} for Kafka's jars cannot be written: {error}") from error
@@ -175,9 +176,29 @@ def _maven(folder: Path) -> "MavenContext":
     return context
 
 
+@contextmanager
+def _machine_trust() -> Iterator[None]:
+    """
+    Let requests trust the certificates that the machine trusts, unless it was told otherwise.
+
+    By itself it knows only those it brings along, and behind a company's proxy none of them is right. What is fetched
+    is decided by checksums in any case.
+    """
+    store = ssl.get_default_verify_paths().cafile  # SSL_CERT_FILE, or OpenSSL's own
+    told = {"REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"} & set(os.environ)
+    if told or store is None:
+        yield
+        return
+    os.environ["REQUESTS_CA_BUNDLE"] = store
+    try:
+        yield
+    finally:
+        del os.environ["REQUESTS_CA_BUNDLE"]
+
+
 def write_manifest() -> dict[str, str]:
     """Resolve KAFKA and the logging bridge anew and rewrite the manifest; needs a repository."""
-    with tempfile.TemporaryDirectory() as folder:
+    with _machine_trust(), tempfile.TemporaryDirectory() as folder:
         context = _maven(Path(folder))
         inputs, transitive = context.resolver.resolve([context.create_dependency(KAFKA)])
         artifacts = [dependency.artifact for dependency in [*inputs, *transitive]]

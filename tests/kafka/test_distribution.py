@@ -1,15 +1,24 @@
 """Kafka's jars: fetched once, checked always. The repository is a small real one that serves the user's own jars."""
 
+import os
+import ssl
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from keymill.errors import Misconfigured, Unavailable
 from keymill.kafka.distribution import VERSION, cache_folder, classpath, missing, read_manifest
@@ -136,6 +145,37 @@ def test_silent_repository_is_unavailable(tmp_path: Path, repository: Repository
     with pytest.raises(Unavailable, match=r"\.jar cannot be fetched") as caught:
         classpath(folder=tmp_path / "jars", report=print)
     assert "hidden" not in str(caught.value)
+
+
+def test_machine_s_own_certificates_are_trusted(
+    tmp_path: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A company's proxy is known to the machine's store of certificates, where requests does not look by itself."""
+    store = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(store)
+    repository.socket = context.wrap_socket(repository.socket, server_side=True)
+    config = tmp_path / "jgo.conf"
+    config.write_text(config.read_text().replace("http:", "https:"))
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", str(store))
+    classpath(folder=tmp_path / "jars", report=print)
+    assert not missing(tmp_path / "jars", read_manifest())
+    assert "REQUESTS_CA_BUNDLE" not in os.environ
+
+
+def certificate(folder: Path) -> Path:
+    """Make a self-signed certificate for 127.0.0.1, with its private key in the same file."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "repository")])
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(now - timedelta(1)).not_valid_after(now + timedelta(1))
+    address = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
+    signed = builder.add_extension(address, critical=False).sign(key, hashes.SHA256())
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "store.pem").write_bytes(private + signed.public_bytes(Encoding.PEM))
+    return folder / "store.pem"
 
 
 def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

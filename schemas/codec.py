@@ -18,7 +18,7 @@ from fastavro.schema import SchemaParseException, fingerprint, parse_schema, to_
 
 from keymill.errors import InvalidRecord
 from schemas import access, events, records, values
-from schemas.reading import Reader, compile_reader
+from schemas.reading import Reader
 from schemas.values import Record
 from schemas.writing import Writer, compile_writer
 
@@ -108,7 +108,7 @@ def _writer(kind: type[Record]) -> Writer:
 
 @cache
 def _reader(kind: type[Record]) -> tuple[bytes, Reader]:
-    return schema_of(kind).header, compile_reader(_definition(kind), _CLASSES)
+    return schema_of(kind).header, Reader(_definition(kind), _CLASSES)
 
 
 def encode(record: Record) -> bytes:
@@ -123,20 +123,21 @@ def decode(data: bytes, kind: type[T]) -> T:
     Raises:
         InvalidRecord: not single-object Avro, an unknown fingerprint, trailing bytes, or values out of range.
     """
-    header, read = _reader(kind)
+    header, reader = _reader(kind)
     if data.startswith(header):
         try:
-            return cast(T, read(data, HEADER_SIZE))
+            return cast(T, reader.read(data, HEADER_SIZE))
         except (IndexError, ValueError, KeyError) as error:
-            raise _unreadable(error, kind) from None
+            raise _unreadable(kind, reader.field_of(error)) from None
     writer = readable(kind).get(data[:HEADER_SIZE])
     if writer is None:
         raise InvalidRecord(_unknown(data[:HEADER_SIZE], kind), field="value")
     return decode_body(data, HEADER_SIZE, writer, kind)
 
 
-def _unreadable(error: Exception, kind: type[Record]) -> InvalidRecord:
-    return InvalidRecord(f"value is no {kind.__name__}: {type(error).__name__} while decoding", field="value")
+def _unreadable(kind: type[Record], field: str = "value") -> InvalidRecord:
+    where = "its end" if field == "value" else field
+    return InvalidRecord(f"value is no {kind.__name__}: it cannot be read at {where}", field=field)
 
 
 def decode_body(data: bytes, start: int, writer: Schema, kind: type[T]) -> T:
@@ -145,8 +146,8 @@ def decode_body(data: bytes, start: int, writer: Schema, kind: type[T]) -> T:
     source.seek(start)
     try:
         value = _read(source, writer, schema_of(kind))
-    except _UNREADABLE as error:
-        raise _unreadable(error, kind) from None
+    except _UNREADABLE:
+        raise _unreadable(kind) from None
     if source.tell() != len(data):
         raise InvalidRecord(f"value has {len(data) - source.tell()} bytes after the {kind.__name__}", field="value")
     if kind in _TAGGED:

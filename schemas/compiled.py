@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def function(name: str, lines: list[str], names: dict[str, Any]) -> Any:
-    """The function of that name that *lines* define."""
-    exec(compile("\n".join(lines), f"<{name} of an .avsc>", "exec"), names)  # noqa: S102 our own text, from our schemas
+def function(name: str, file: str, lines: list[str], names: dict[str, Any]) -> Any:
+    """The function of that name that *lines* define; tracebacks show *file*."""
+    exec(compile("\n".join(lines), file, "exec"), names)  # noqa: S102 our own text, from our schemas
     return names[name]
 
 

@@ -5,7 +5,9 @@ from typing import Any, Final
 
 from schemas.compiled import Source, function
 
-Reader = Callable[[bytes, int], Any]
+Read = Callable[[bytes, int], Any]
+
+_FILE: Final = "<read of an .avsc>"
 
 _MAX_SHIFT: Final = 63
 """A long has 64 bits: ten bytes of seven."""
@@ -31,23 +33,46 @@ def _rest_of_long(data: bytes, place: int) -> tuple[int, int]:
 _NAMES: Final[dict[str, Any]] = {"long": _rest_of_long, "BOOLEAN": {0: False, 1: True}}
 
 
-def compile_reader(schema: Any, classes: Mapping[str, type]) -> Reader:
+class Reader:
     """
-    A function from bytes and the place where an Avro body begins to its record, which must end where they end.
+    Reads the records of one schema; *classes* has the class of each named type.
 
-    It raises `ValueError`, `IndexError` or `KeyError` for bytes that are no such body, and what the record's own
+    `read` is a function from bytes, and the place where an Avro body begins, to its record, which must end where they
+    end. It raises `ValueError`, `IndexError` or `KeyError` for bytes that are no such body, and what the record's own
     checks raise.
     """
-    source = _Reading(schema, classes)
-    head = ["def read(d, p):", " size = len(d)"]
-    tail = [" if p != size: raise ValueError('the value ends elsewhere')", " return v0"]
-    read: Reader = function("read", [*head, *source.lines, *tail], _NAMES | source.constants)
-    return read
+
+    def __init__(self, schema: Any, classes: Mapping[str, type]) -> None:
+        source = _Reading(schema, classes)
+        self._fields = source.fields
+        self.read: Read = function("read", _FILE, source.lines, _NAMES | source.constants)
+
+    def field_of(self, error: Exception) -> str:
+        """The field at which `read` raised *error*: each of its lines reads one, or `value` where none is to blame."""
+        trace = error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code.co_filename == _FILE:
+                return self._fields[trace.tb_lineno - 1] or "value"
+            trace = trace.tb_next
+        return "value"
 
 
 class _Reading(Source):
     def root(self, schema: Any) -> None:
+        self._path: list[str] = []
+        self.fields: list[str] = []
+        self.depth = 0
+        self.line("def read(d, p):")
+        self.depth = 1
+        self.line("size = len(d)")
         self._get(schema, "v0")
+        self.line("if p != size: raise ValueError('the value ends elsewhere')")
+        self.line("return v0")
+
+    def line(self, text: str) -> None:
+        super().line(text)
+        inner = self._path[1:] if self._path[:1] == ["body"] else self._path  # as the records' own checks name it
+        self.fields.append(".".join(inner or self._path))
 
     def _get(self, schema: Any, target: str) -> None:
         schema = self.resolved(schema)
@@ -91,7 +116,9 @@ class _Reading(Source):
         given = []
         for field in schema["fields"]:
             v = self.new()
+            self._path.append(field["name"])
             self._get(field["type"], v)
+            self._path.pop()
             given.append(f"{field['name']}={v}")
         self.line(f"{target} = {self.cls(schema)}({', '.join(given)})")
 

@@ -29,7 +29,7 @@ def compile_writer(schema: Any, header: bytes, classes: Mapping[str, type]) -> W
     """A function from a record to *header* and its Avro body; *classes* has the class of each named type."""
     source = _Writing(schema, classes)
     body = ["def write(r0):", " out = [HEADER]; add = out.append", *source.lines, " return b''.join(out)"]
-    write: Writer = function("write", body, _NAMES | source.constants | {"HEADER": header})
+    write: Writer = function("write", "<write of an .avsc>", body, _NAMES | source.constants | {"HEADER": header})
     return write
 
 

@@ -132,32 +132,34 @@ def records():
         _case("a key record", "KeyRecord", key, OK),
         _case("an asset record", "AssetRecord", asset, OK),
         _case("no bytes", "AssetEvent", b"", _bad("value")),
-        _case("a header alone", "AssetEvent", empty, _bad("value")),
-        _case("the last byte is missing", "AssetEvent", good[:-1], _bad("value")),
-        _case("half a key record", "KeyRecord", key[: len(key) // 2], _bad("value")),
-        _case("half an asset record", "AssetRecord", asset[: len(asset) // 2], _bad("value")),
+        _case("a header alone", "AssetEvent", empty, _bad("organization")),
+        _case("the last byte is missing", "AssetEvent", good[:-1], _bad("periods")),
+        _case("half a key record", "KeyRecord", key[: len(key) // 2], _bad("wrapped")),
+        _case("half an asset record", "AssetRecord", asset[: len(asset) // 2], _bad("versions.key_sets.digest")),
         _case("a byte too many", "AssetEvent", good + b"\x00", _bad("value")),
         _case("a key record and a byte", "KeyRecord", key + b"\x00", _bad("value")),
         _case("an unknown fingerprint", "AssetEvent", good[:2] + bytes(8) + good[10:], _bad("value")),
         _case("another record's fingerprint", "AssetEvent", key, _bad("value")),
         _case("not Avro", "AssetEvent", b'{"organization":"demo"}', _bad("value")),
-        _case("a string of 2^62 bytes", "AssetEvent", empty + b"\xfe" + b"\xff" * 8 + b"\x01", _bad("value")),
-        _case("a string of -1 bytes", "AssetEvent", empty + b"\x01", _bad("value")),
-        _case("a string that is not UTF-8", "AssetEvent", empty + b"\x08\xff\xfe\xfd\xfc" + text[5:], _bad("value")),
-        _case("a number of 200 bytes", "AssetEvent", empty + b"\x80" * 200 + b"\x01", _bad("value")),
-        _case("a body of no known branch", "AssetEvent", empty + text + b"\x10", _bad("value")),
-        _case("a body of branch -1", "AssetEvent", empty + text + b"\x01\x00", _bad("value")),
+        _case("a string of 2^62 bytes", "AssetEvent", empty + b"\xfe" + b"\xff" * 8 + b"\x01", _bad("organization")),
+        _case("a string of -1 bytes", "AssetEvent", empty + b"\x01", _bad("organization")),
+        _case(
+            "a string that is not UTF-8", "AssetEvent", empty + b"\x08\xff\xfe\xfd\xfc" + text[5:], _bad("organization")
+        ),
+        _case("a number of 200 bytes", "AssetEvent", empty + b"\x80" * 200 + b"\x01", _bad("organization")),
+        _case("a body of no known branch", "AssetEvent", empty + text + b"\x10", _bad("body")),
+        _case("a body of branch -1", "AssetEvent", empty + text + b"\x01\x00", _bad("body")),
         _case(
             "an array of 2^62 tracks",
             "KeyRecord",
             header_of("key_record") + b"\x06\xfe" + b"\xff" * 8 + b"\x01",
-            _bad("value"),
+            _bad("tracks"),
         ),
         _case(
-            "an enum symbol that is none", "AssetRecord", asset.replace(b"\x06bbb\x02", b"\x06bbb\x04"), _bad("value")
+            "an enum symbol that is none", "AssetRecord", asset.replace(b"\x06bbb\x02", b"\x06bbb\x04"), _bad("state")
         ),
         _case(
-            "an enum symbol of index -1", "AssetRecord", asset.replace(b"\x06bbb\x02", b"\x06bbb\x01"), _bad("value")
+            "an enum symbol of index -1", "AssetRecord", asset.replace(b"\x06bbb\x02", b"\x06bbb\x01"), _bad("state")
         ),
     ]
     return cases + [
@@ -232,7 +234,7 @@ def events():
         _event("another asset's key", good, _no("key_mismatch", "key"), key="demo/ccc"),
         _event("a wrong partition", good, _no("wrong_partition", "partition"), partition=wrong),
         _event("a null value", None, _no("null_value", "value")),
-        _event("unreadable Avro", good[:-1], _no("invalid_record", "value")),
+        _event("unreadable Avro", good[:-1], _no("invalid_record", "periods")),
         _event(
             "more than 24 h ahead",
             framed("asset_event", ingested(event_time=NOW + 86_400_001)),

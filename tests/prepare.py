@@ -1,7 +1,7 @@
 """
-What the tests need beyond the Python environment: a Chromium.
+What the tests need beyond the Python environment: a Chromium, and curl for the examples of docs/ingest.md.
 
-As root on Debian it is installed; otherwise the command to run is named. Run by `make test`.
+As root on Debian they are installed; otherwise the command to run is named. Run by `make test`.
 """
 
 import os
@@ -10,30 +10,32 @@ import subprocess
 import sys
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-COMMAND = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", "chromium"]
+INSTALL = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends"]
 
 
-def has_chromium() -> bool:
-    return bool(os.environ.get("KEYMILL_CHROMIUM")) or any(shutil.which(name) for name in CHROMIUMS)
+def missing() -> list[str]:
+    """Debian packages that are needed and not there."""
+    chromium = os.environ.get("KEYMILL_CHROMIUM") or any(shutil.which(name) for name in CHROMIUMS)
+    return ([] if chromium else ["chromium"]) + ([] if shutil.which("curl") else ["curl"])
 
 
 def main() -> int:
-    if has_chromium():
+    """Install what is missing, or say what to install; the exit code."""
+    packages = missing()
+    if not packages:
         return 0
+    command = [*INSTALL, *packages]
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        print(
-            f"the playback tests need Chromium: install it (Debian: {' '.join(COMMAND)}), or name one in KEYMILL_CHROMIUM",
-            file=sys.stderr,
-        )
+        print(f"the tests need {' and '.join(packages)} (Debian: {' '.join(command)})", file=sys.stderr)
         return 1
-    print("installing Chromium for the playback tests", file=sys.stderr)
+    print(f"installing {' and '.join(packages)} for the tests", file=sys.stderr)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["apt-get", "update", "--quiet"], COMMAND):
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    for step in (["apt-get", "update", "--quiet"], command):
+        done = subprocess.run(step, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode != 0:
             print(done.stdout[-2000:], file=sys.stderr)
             return done.returncode
-    return 0 if has_chromium() else 1
+    return 1 if missing() else 0
 
 
 if __name__ == "__main__":

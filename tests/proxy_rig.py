@@ -22,7 +22,7 @@ from keymill.http.server import dress
 from keymill.kms.keyfile import KeyFile, add_organization, create_key_file
 from keymill.kms.keyring import Keyring
 from keymill.proxy.app import ProxyApp
-from keymill.proxy.life import Life
+from keymill.proxy.life import STATE_S, Life
 from keymill.snapshot.state import Heartbeat, HeartbeatFile, boot_id
 from keymill.snapshot.writer import SnapshotWriter
 from schemas.access import Credential, Service, TokenKey
@@ -104,6 +104,7 @@ class ProxyRig:
                 contact_boot_s=time.monotonic() - ago_s, contact_s=time.time() - ago_s,
             )
         )  # fmt: skip
+        time.sleep(2 * STATE_S)  # for so long a worker may go by the heartbeat before
 
     def put(self, key: bytes, record: Record) -> None:
         """Take a record into the view."""

@@ -4,6 +4,7 @@ The proxy's HTTP surface, as plain ASGI: it is the hot path, and a framework wou
 A worker refuses licenses as not ready until its view's folder can be opened, and until the view has caught up once.
 """
 
+import math
 from typing import Final
 from urllib.parse import unquote_plus
 
@@ -23,6 +24,8 @@ MAX_QUERY: Final = 8192
 """Bytes of a query: a token of 4096, and room for the rest."""
 STALENESS: Final = b"x-keymill-staleness"
 """Seconds since the copy that a license was made from last heard from the brokers."""
+
+_UNKNOWN: Final = math.inf
 
 
 class ProxyApp:
@@ -50,20 +53,26 @@ class ProxyApp:
         if scope["method"] != "POST":
             message = "a license is asked for with POST, the player's challenge as the body"
             raise HttpReject(405, "method_not_allowed", message, headers={"allow": "POST, OPTIONS"})
-        response = await self._license(route, named, scope, receive)
-        await _send(send, response, self._life.staleness_s())
+        response, staleness_s = await self._license(route, named, scope, receive)
+        await _send(send, response, staleness_s)
 
-    async def _license(self, route: LicenseRoute, named: dict[str, str], scope: Scope, receive: Receive) -> Response:
+    async def _license(
+        self, route: LicenseRoute, named: dict[str, str], scope: Scope, receive: Receive
+    ) -> tuple[Response, float]:
+        """The answer, and how old the copy was that it was made from (s)."""
         raw = await _read(scope, receive, named, self._max_body)
         if isinstance(raw, Refusal):
-            return route.dialect.respond(raw)
+            return route.dialect.respond(raw), _UNKNOWN
         means = self._life.means
         if means is None:
             raise RuntimeError("the life span has not begun")
         try:
-            return await answer(route.dialect, raw, means)
+            state = self._life.state()
+            return await answer(route.dialect, raw, state, means), state.staleness_s
         except Retry as error:
-            return route.dialect.respond(Refusal(reason=Reason.NOT_READY, message=str(error)))
+            request = route.dialect.parse(raw)
+            refusal = request if isinstance(request, Refusal) else None
+            return route.dialect.respond(refusal or Refusal(reason=Reason.NOT_READY, message=str(error))), _UNKNOWN
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -123,13 +132,9 @@ def _content_type(scope: Scope) -> str:
     return ""
 
 
-async def _send(send: Send, response: Response, staleness_s: float | None) -> None:
-    headers = [
-        (b"content-type", response.content_type.encode()),
-        (b"content-length", b"%d" % len(response.body)),
-        *((name.encode(), value.encode()) for name, value in response.headers),
-    ]
-    if staleness_s is not None:
+async def _send(send: Send, response: Response, staleness_s: float) -> None:
+    headers = [*response.headers, (b"content-length", b"%d" % len(response.body))]
+    if staleness_s < _UNKNOWN:
         headers.append((STALENESS, b"%.3f" % staleness_s))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": response.body})

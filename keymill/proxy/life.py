@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from typing import Final
 
 from keymill import telemetry
@@ -14,13 +15,17 @@ from keymill.proxy.auth import Tokens
 from keymill.proxy.keys import ProxyKeys
 from keymill.proxy.procedure import Means
 from keymill.proxy.single_use import SWEEP_S, UsedTokens
+from keymill.proxy.terms import Terms
 from keymill.proxy.upstream.clearkey import ClearKey
 from keymill.proxy.waiting import Waiting
 from keymill.snapshot.reader import SnapshotReader
+from keymill.snapshot.state import ViewState
 from schemas.values import DrmSystem
 
 VIEW: Final = "proxy"
 OPEN_RETRY_S: Final = 0.05
+STATE_S: Final = 0.005
+"""How long a look at the follower's heartbeat, which beats every 200 ms, serves all requests."""
 WATCH_S: Final = 1.0
 """How often the view's gauges are set."""
 log = telemetry.logger("proxy")
@@ -43,15 +48,17 @@ class Life:
         self._audit = Audit()
         self._tasks: list[asyncio.Task[None]] = []
         self._open = False
+        self._state: ViewState | None = None
+        self._looked = 0.0
         self.means: Means | None = None
         self.readiness = Readiness(self._view_reason, self.keys.missing)
 
-    def staleness_s(self) -> float | None:
-        """Seconds since the view last heard from the brokers; None before it ever did."""
-        if not self._open:
-            return None
-        staleness_s = self._reader.state().staleness_s
-        return None if staleness_s == float("inf") else staleness_s
+    def state(self) -> ViewState:
+        """How far the view can be trusted, at most a few milliseconds ago; `NotReady` while there is none."""
+        now = time.monotonic()
+        if self._state is None or now - self._looked > STATE_S:
+            self._state, self._looked = self._reader.state(), now
+        return self._state
 
     async def start(self) -> Means:
         """Open what requests need; raises `Misconfigured` when the key file cannot be used."""
@@ -67,7 +74,7 @@ class Life:
             audit=self._audit,
             waiting=Waiting(self._reader, self.settings.missing_wait_ms),
             max_staleness_s=self.settings.max_staleness_s,
-            require_entitlement=self.settings.require_entitlement,
+            terms=Terms(require_entitlement=self.settings.require_entitlement),
         )
         self._try_open()
         self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._sweep(self.means))]

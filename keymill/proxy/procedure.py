@@ -11,6 +11,7 @@ from keymill.proxy.auth import Tokens
 from keymill.proxy.keys import ProxyKeys
 from keymill.proxy.request import Answer, Dialect, LicenseRequest, RawRequest, Reason, Refusal, Response
 from keymill.proxy.single_use import UsedTokens
+from keymill.proxy.terms import Terms
 from keymill.proxy.upstream.contract import Asked, Granted, Upstream
 from keymill.proxy.waiting import Waiting
 from keymill.snapshot.reader import SnapshotReader
@@ -37,14 +38,14 @@ class Means:
     used: UsedTokens
     audit: Audit
     waiting: Waiting
+    terms: Terms
     max_staleness_s: int = 0
-    require_entitlement: bool = False
     now_ms: Callable[[], int] = field(default=wall_clock_ms)
 
 
-async def answer(dialect: Dialect, raw: RawRequest, means: Means) -> Response:
+async def answer(dialect: Dialect, raw: RawRequest, state: ViewState, means: Means) -> Response:
     """
-    Answer one license request.
+    Answer one license request; *state* is the view's as the request arrived.
 
     1. The dialect parses path, query and body, whose sizes the route has limited; a service configuration stands
        for organization and DRM system.
@@ -64,7 +65,7 @@ async def answer(dialect: Dialect, raw: RawRequest, means: Means) -> Response:
     if isinstance(request, Refusal):
         return dialect.respond(request)
     # (2) to (7)
-    granted = await _decide_in_time(request, means)
+    granted = await _decide_in_time(request, state, means)
     # (8) (9)
     outcome: Answer | Refusal = granted if isinstance(granted, Refusal) else await _license(granted, means)
     # (11) stands before (10), since nothing follows a return
@@ -95,7 +96,7 @@ def decide(  # noqa: PLR0911 every step may refuse
         if isinstance(asset, Refusal):
             return asset
         # (4) (5)
-        granted = steps.grant(asset, claims, view, state, required=means.require_entitlement, now_ms=now_ms)
+        granted = means.terms.grant(asset, claims, view, state, now_ms)
         if isinstance(granted, Refusal):
             return granted
         # (6)
@@ -119,20 +120,23 @@ def decide(  # noqa: PLR0911 every step may refuse
     )  # fmt: skip
 
 
-async def _decide_in_time(request: LicenseRequest, means: Means) -> Granted | Refusal:
+async def _decide_in_time(request: LicenseRequest, state: ViewState, means: Means) -> Granted | Refusal:
     """`decide`, again at each change of a caught-up view that lacks the asset: its tail may be about to bring it."""
-    deadline: float | None = None
+    decided = _decide_now(request, state, means)
+    if not isinstance(decided, Refusal) or decided.reason not in _MISSING:
+        return decided
+    deadline = means.waiting.deadline()
     while True:
-        state = means.reader.state()
-        if refusal := steps.readiness(state, means.max_staleness_s):
-            return refusal
         since = means.reader.txn_id()
-        decided = decide(request, state, means)
+        decided = _decide_now(request, means.reader.state(), means)
         if not isinstance(decided, Refusal) or decided.reason not in _MISSING:
             return decided
-        deadline = means.waiting.deadline() if deadline is None else deadline
         if not await means.waiting.changed(since, deadline):
             return decided
+
+
+def _decide_now(request: LicenseRequest, state: ViewState, means: Means) -> Granted | Refusal:
+    return steps.readiness(state, means.max_staleness_s) or decide(request, state, means)
 
 
 async def _license(granted: Granted, means: Means) -> Answer | Refusal:

@@ -134,12 +134,11 @@ class Answer(Record, frozen=True, kw_only=True):
 
 
 class Response(Record, frozen=True, kw_only=True):
-    """What goes back over HTTP."""
+    """What goes back over HTTP, its Content-Type among the headers."""
 
     status: int
     body: bytes
-    content_type: str
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[bytes, bytes], ...]
 
     def __repr__(self) -> str:
         return f"Response({self.status}, {len(self.body)} bytes)"

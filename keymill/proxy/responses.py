@@ -5,22 +5,24 @@ from typing import Final
 from keymill.http.problems import MEDIA_TYPE, problem
 from keymill.proxy.request import TRANSIENT_RETRY_S, Answer, Refusal, Response
 
-NO_STORE: Final = ("cache-control", "no-store")
-RETRY_AFTER: Final = ("retry-after", str(TRANSIENT_RETRY_S))
-_CHALLENGE: Final = ("www-authenticate", 'Bearer error="invalid_token"')
+NO_STORE: Final = (b"cache-control", b"no-store")
+RETRY_AFTER: Final = (b"retry-after", b"%d" % TRANSIENT_RETRY_S)
+_PROBLEM: Final = (b"content-type", MEDIA_TYPE.encode())
+_CHALLENGE: Final = (b"www-authenticate", b'Bearer error="invalid_token"')
 
 
-def licensed(answer: Answer) -> Response:
-    """The license as it is, for nobody's cache."""
-    return Response(status=200, body=answer.body, content_type=answer.content_type, headers=(NO_STORE,))
+def licensed(answer: Answer, content_type: bytes = b"") -> Response:
+    """The license as it is, for nobody's cache; of the dialect's Content-Type, or of its own."""
+    kind = content_type or answer.content_type.encode()
+    return Response(status=200, body=answer.body, headers=((b"content-type", kind), NO_STORE))
 
 
 def refused(refusal: Refusal) -> Response:
     """The problem document of a refusal."""
-    headers = [NO_STORE]
+    headers = [_PROBLEM, NO_STORE]
     if refusal.transient:
         headers.append(RETRY_AFTER)
     if refusal.status == 401:
         headers.append(_CHALLENGE)
     document = problem(refusal.status, refusal.reason.value, refusal.message)
-    return Response(status=refusal.status, body=bytes(document.body), content_type=MEDIA_TYPE, headers=tuple(headers))
+    return Response(status=refusal.status, body=bytes(document.body), headers=tuple(headers))

@@ -6,8 +6,7 @@ What a view lacks while it is behind or cut off may exist all the same: then no 
 
 from collections.abc import Iterable, Sequence
 
-from keymill.core import policy
-from keymill.core.policy import Grant, Scope
+from keymill.core.policy import Grant
 from keymill.errors import Corrupt
 from keymill.proxy.auth import Claims
 from keymill.proxy.keys import MissingKek, ProxyKeys
@@ -74,35 +73,6 @@ def find_asset(request: LicenseRequest, organization: str, view: Reads, state: V
     return found or absent(state, Reason.UNKNOWN_ASSET, f"no asset {request.asset}")
 
 
-def grant(
-    asset: AssetRecord, claims: Claims, view: Reads, state: ViewState, *, required: bool, now_ms: int
-) -> tuple[Grant, int] | Refusal:
-    """What policy, token and business rules allow, and the version of the policy (0 for the built-in default)."""
-    scope = Scope(asset=claims.asset, product=claims.product, tracks=claims.tracks)
-    entitlement = None
-    if required and claims.sub is not None and asset.product_id is not None:
-        entitlement = view.entitlement(asset.organization, claims.sub, asset.product_id)
-    # (4)
-    bar = policy.barred(asset, scope, now_ms=now_ms, entitlement=entitlement, entitlement_required=required)
-    if bar is not None:
-        return _refusal(bar)
-    # (5)
-    stored = view.policy(asset.organization, asset.policy_id)
-    effective = policy.effective_policy(asset, stored)
-    if isinstance(effective, policy.Refusal):
-        return absent(state, Reason(effective.code), effective.message)
-    granted = policy.admit(
-        asset, effective, scope=scope, now_ms=now_ms, entitlement=entitlement, entitlement_required=required
-    )
-    if isinstance(granted, policy.Refusal):
-        return _refusal(granted)
-    return granted, stored.version if stored else 0
-
-
-def _refusal(refusal: policy.Refusal) -> Refusal:
-    return Refusal(reason=Reason(refusal.code), message=refusal.message)
-
-
 def choose(
     asset: AssetRecord, asked: Asked, granted: Grant, view: Reads, state: ViewState
 ) -> list[Candidate] | Refusal:
@@ -121,15 +91,18 @@ def _candidates(asset: AssetRecord, kids: Sequence[bytes] | None, view: Reads) -
     if kids is None:
         records = view.key_records(asset.organization, asset.asset)
         return [(record, index) for record in records for index in range(len(record.tracks))]
-    found: list[Candidate] = []
+    located: dict[bytes, list[Candidate]] = {}
     known = False
     for kid in kids:
+        if kid in located:
+            continue
         owner = view.owner(asset.organization, kid)
         known = known or owner is not None
         record = view.key_record(owner.record_key) if owner and owner.asset == asset.asset else None
         if record is not None:
-            found += [(record, index) for index, track in enumerate(record.tracks) if track.kid == kid]
-    return found if known else None
+            for index, track in enumerate(record.tracks):  # mostly the other KIDs stand in the same record
+                located.setdefault(track.kid, []).append((record, index))
+    return [candidate for kid in kids for candidate in located.get(kid, ())] if known else None
 
 
 def unwrap(chosen: Iterable[Candidate], keys: ProxyKeys) -> tuple[GrantedKey, ...] | Refusal:

@@ -12,10 +12,10 @@ from typing import Final
 import msgspec
 
 from keymill.proxy.request import Answer, LicenseRequest, RawRequest, Reason, Refusal, Response
-from keymill.proxy.responses import NO_STORE, RETRY_AFTER
+from keymill.proxy.responses import NO_STORE, RETRY_AFTER, licensed
 
-CONTENT_TYPE: Final = "application/octet-stream;charset=UTF-8"
-ERROR_TYPE: Final = "application/json;charset=UTF-8"
+CONTENT_TYPE: Final = b"application/octet-stream;charset=UTF-8"
+ERROR_TYPE: Final = (b"content-type", b"application/json;charset=UTF-8")
 MAX_SHOWN: Final = 64
 """Characters of an unknown version that the error repeats."""
 
@@ -73,12 +73,12 @@ def parse(raw: RawRequest) -> LicenseRequest | Refusal:
 def respond(outcome: Answer | Refusal) -> Response:
     """See `Dialect`."""
     if isinstance(outcome, Answer):
-        return Response(status=200, body=outcome.body, content_type=CONTENT_TYPE, headers=(NO_STORE,))
+        return licensed(outcome, CONTENT_TYPE)
     code, number, status = ERRORS.get(outcome.reason, FORBIDDEN)
     kind = "SERVER_ERROR" if status == 500 else "CLIENT_ERROR"
     body = msgspec.json.encode(_Error(code=code, error_code=number, type=kind, message=_message(outcome, code)))
-    headers = (NO_STORE, RETRY_AFTER) if status == 500 else (NO_STORE,)
-    return Response(status=status, body=body, content_type=ERROR_TYPE, headers=headers)
+    headers = (ERROR_TYPE, NO_STORE, RETRY_AFTER) if status == 500 else (ERROR_TYPE, NO_STORE)
+    return Response(status=status, body=body, headers=headers)
 
 
 def _message(refusal: Refusal, code: str) -> str:

@@ -18,7 +18,7 @@ from keymill.proxy.responses import licensed, refused
 from schemas import ids
 from schemas.values import DrmSystem
 
-CONTENT_TYPE: Final = "application/octet-stream"
+CONTENT_TYPE: Final = b"application/octet-stream"
 _JSON: Final = "application/json"
 _TO_STANDARD: Final = str.maketrans("-_", "+/")
 
@@ -55,7 +55,7 @@ def respond(outcome: Answer | Refusal) -> Response:
     """See `Dialect`. A license is octets whatever its DRM system."""
     if isinstance(outcome, Refusal):
         return refused(outcome)
-    return licensed(msgspec.structs.replace(outcome, content_type=CONTENT_TYPE))
+    return licensed(outcome, CONTENT_TYPE)
 
 
 def _read_body(raw: RawRequest) -> tuple[DrmSystem, bytes]:

@@ -1,0 +1,114 @@
+"""docker-compose.yml is valid, and every service's command runs with its environment against three real brokers."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from keymill.kafka.ports import free_ports
+from tests.broker import embedded_kafka
+
+ROOT = Path(__file__).parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+KEYMILL = {name: service for name, service in COMPOSE["services"].items() if service["image"] == "keymill"}
+ONCE = ("topics", "keys")
+PROGRAMS = ("processor-1", "processor-2", "gateway", "proxy-1", "proxy-2")
+READY_S = 90
+
+
+def specification() -> dict[str, Any]:
+    """The compose specification's JSON schema, as the package check-jsonschema carries it."""
+    found = importlib.util.find_spec("check_jsonschema")
+    assert found is not None and found.submodule_search_locations
+    folder = Path(found.submodule_search_locations[0])
+    return json.loads((folder / "builtin_schemas" / "vendor" / "compose-spec.json").read_text())
+
+
+def test_it_follows_the_compose_specification() -> None:
+    """The file is what `docker compose` takes."""
+    jsonschema.validate(COMPOSE, specification())
+
+
+def test_it_is_the_layout_of_the_design() -> None:
+    """Three brokers, two processors, a gateway, two proxies."""
+    assert {*ONCE, *PROGRAMS} == set(KEYMILL)
+    assert ["kafka-1", "kafka-2", "kafka-3"] == [name for name in COMPOSE["services"] if name.startswith("kafka")]
+
+
+@pytest.fixture(scope="module")
+def bootstrap() -> Iterator[str]:
+    with embedded_kafka(nodes=3) as kafka:
+        yield kafka.bootstrap
+
+
+def environment(name: str, bootstrap: str, folder: Path) -> dict[str, str]:
+    """The service's environment, with addresses and folders of this machine in place of the containers'."""
+    given = {key: str(value) for key, value in KEYMILL[name]["environment"].items()}
+    assert given.pop("KEYMILL_BOOTSTRAP") and given.pop("KEYMILL_KEY_FILE") and given.pop("KEYMILL_HOST")
+    here = {"KEYMILL_BOOTSTRAP": bootstrap, "KEYMILL_KEY_FILE": str(folder / "keys.json"), "KEYMILL_HOST": "127.0.0.1"}
+    return {**os.environ, **given, **here, "KEYMILL_DATA": str(folder / name)}
+
+
+def command(name: str, port: int) -> list[str]:
+    """The service's command, its port replaced: all containers of a kind share one number."""
+    words = [str(word) for word in KEYMILL[name]["command"]]
+    if "--port" in words:
+        words[words.index("--port") + 1] = str(port)
+    return [sys.executable, "-m", "keymill.ops.cli", *words]
+
+
+@pytest.mark.timeout(300)
+def test_every_command_runs(bootstrap: str, tmp_path: Path) -> None:
+    """Topics and keys are made, then every program gets ready and ends with 0 on SIGTERM."""
+    for name in ONCE:
+        done = subprocess.run(
+            command(name, 0), env=environment(name, bootstrap, tmp_path), capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
+    ports = dict(zip(PROGRAMS, free_ports(), strict=False))
+    logs = {name: (tmp_path / f"{name}.log").open("wb") for name in PROGRAMS}
+    running = {
+        name: subprocess.Popen(
+            command(name, port),
+            env=environment(name, bootstrap, tmp_path),
+            stdout=subprocess.DEVNULL,
+            stderr=logs[name],
+        )
+        for name, port in ports.items()
+    }
+    try:
+        for name, port in ports.items():
+            assert _becomes_ready(port, running[name]), f"{name}: {(tmp_path / f'{name}.log').read_text()[-3000:]}"
+    finally:
+        for process in running.values():
+            process.terminate()
+        codes = {name: process.wait(60) for name, process in running.items()}
+        for log in logs.values():
+            log.close()
+    assert dict.fromkeys(PROGRAMS, 0) == codes
+
+
+def _becomes_ready(port: int, process: "subprocess.Popen[bytes]") -> bool:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    for _ in range(READY_S * 5):
+        try:
+            with direct.open(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer:
+                if answer.status == 200:
+                    return True
+        except OSError:
+            if process.poll() is not None:
+                return False
+        try:
+            process.wait(0.2)
+        except subprocess.TimeoutExpired:
+            continue
+    return False

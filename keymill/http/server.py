@@ -1,8 +1,8 @@
 """
 Serving an ASGI application: one process, one socket, uvicorn with uvloop and httptools.
 
-On SIGTERM or SIGINT: not ready, no new connections, the requests at hand get *stop_timeout_s*, exit 0. A second
-signal cuts them off.
+On SIGTERM or SIGINT: not ready, no new connections, the requests at hand get *stop_timeout_s*, exit 0. The same signal
+again cuts them off.
 """
 
 import contextlib
@@ -168,6 +168,7 @@ class _Server(uvicorn.Server):
         self._readiness = readiness
         self._on_stop = on_stop
         self._url = url
+        self._seen: set[int] = set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -183,10 +184,11 @@ class _Server(uvicorn.Server):
                 signal.signal(each, old)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal stops, the second cuts off."""
+        """The first signal stops, the same one again cuts off. Ctrl-C reaches a child twice, as SIGINT and SIGTERM."""
         if self._readiness is not None:
             self._readiness.stopping = True
-        self.force_exit = self.should_exit
+        self.force_exit = self.force_exit or sig in self._seen
+        self._seen.add(sig)
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -22,10 +22,21 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from keymill import telemetry
 from keymill.errors import Misconfigured, Unavailable
 from keymill.kafka.lens import Lens, described, offsets
-from keymill.kafka.positions import Checkpoint, Described, Incoming, Slot, flat, gap, topic_contradiction, truncation
+from keymill.kafka.positions import (
+    Checkpoint,
+    Described,
+    Incoming,
+    Slot,
+    backwards,
+    flat,
+    gap,
+    no_longer_there,
+    topic_contradiction,
+    truncation,
+)
 from keymill.kafka.vigil import CONTACT_EVERY_S, STRIKES, Vigil
 
-BULK_RECORDS: Final = 20_000
+BULK_RECORDS: Final = 10_000
 """Bounds a batch's memory and its time before it is seen; while catching up a big one makes good use of the store."""
 LIVE_RECORDS: Final = 2_000
 QUEUE_KIB: Final = 32_768
@@ -144,7 +155,7 @@ class Tail:
             assert topic is not None and partition is not None and offset is not None
             epoch = message.leader_epoch()
             if (topic, partition) not in last and offset < self.slots[topic][partition].offset:
-                raise Misconfigured(_backwards(topic, partition, offset, self.slots[topic][partition].offset))
+                raise Misconfigured(backwards(topic, partition, offset, self.slots[topic][partition].offset))
             batch.append(Incoming(topic, partition, offset, message.key(), message.value()))
             last[topic, partition] = Slot(offset + 1, -1 if epoch is None else epoch)
         for (topic, partition), slot in last.items():
@@ -160,11 +171,7 @@ class Tail:
             if offset > last.get((topic, partition), self.slots[topic][partition]).offset:
                 last[topic, partition] = Slot(offset)  # past markers, whose leader epoch is not told
         elif code in _GAP:
-            raise Misconfigured(
-                f"partition {partition} of the topic {topic} no longer holds what is to be read next ({error.str()}): "
-                "it was truncated or records were deleted. What was read is served on; restore the topic, or delete "
-                "the view folder to accept the loss"
-            )
+            raise Misconfigured(no_longer_there(topic or "?", partition or 0, error.str()))
         elif code in _FORBIDDEN:
             raise Misconfigured(f"the Kafka brokers refuse to let {topic} be read: {error.str()}")
         elif error.fatal():
@@ -208,13 +215,6 @@ class Tail:
             if strike < STRIKES:
                 time.sleep(CONTACT_EVERY_S)
         raise Misconfigured(lost)
-
-
-def _backwards(topic: str, partition: int, offset: int, expected: int) -> str:
-    return (
-        f"partition {partition} of the topic {topic} gave offset {offset} where {expected} was next: it was created "
-        "anew or truncated. What was read is served on; delete the view folder to read the topic again"
-    )
 
 
 def _slots(

@@ -23,7 +23,7 @@ BEAT_EVERY_S: Final = 0.2
 READER_CHECK_S: Final = 10.0
 COLD_WAIT_S: Final = 30.0
 """How long a view that has nothing to serve waits for the brokers before its process ends."""
-RECONNECT_S: Final = 1.0
+RECONNECT_S: Final = 0.5
 log = telemetry.logger("snapshot.follower")
 
 
@@ -91,8 +91,9 @@ class Following:
             except Unavailable as error:
                 if not self._writer.facts.ready and time.monotonic() - began > COLD_WAIT_S:
                     raise
+                if self._notice != str(error):
+                    log.warning("waiting for the brokers", reason=str(error))
                 self._notice = str(error)
-                log.warning("waiting for the brokers", reason=str(error))
                 self._refresh()
                 time.sleep(RECONNECT_S)
         return False

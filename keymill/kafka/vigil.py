@@ -31,6 +31,7 @@ class Vigil:
         self._lens = lens
         self._topics = dict(topics)
         self._end_question: Question[TopicPartition] | None = None
+        self._read_before: Mapping[tuple[str, int], int] = {}
         self._topic_question: Question[str] | None = None
         self._end_strikes = 0
         self._topic_strikes = 0
@@ -50,10 +51,11 @@ class Vigil:
         if self._end_question is None:
             if time.monotonic() - self._last_ends >= CONTACT_EVERY_S:
                 self._last_ends = time.monotonic()
+                self._read_before = read()  # an answer may be older than what is read while it is on its way
                 self._end_question = self._lens.ask_ends(self.ends)
         elif self._end_question.done():
             question, self._end_question = self._end_question, None
-            self._take_ends(question, read())
+            self._take_ends(question, self._read_before)
         self._look_at_topics(now)
 
     def _look_at_topics(self, now: bool) -> None:

@@ -86,7 +86,7 @@ def configure(program: str, level: str = "info") -> None:
 
 def logger(name: str) -> structlog.stdlib.BoundLogger:
     """The logger of one part; all share the root `keymill`."""
-    return structlog.stdlib.get_logger(f"keymill.{name}")  # type: ignore[no-any-return]
+    return structlog.stdlib.get_logger(f"keymill.{name}")
 
 
 def _milliseconds(_logger: object, _method: str, event: Any) -> Any:

@@ -115,19 +115,18 @@ def admit(
     """
     Decide on a license for an asset under its effective policy.
 
-    1. The business rules (`barred`): token, asset state, entitlement, availability window.
-    2. The policy, tightened: no license lasts longer than the window or the entitlement that it was given on.
+    1. The business rules, see `barred`.
+    2. The policy: no license outlasts the window or the entitlement that it was given on.
     3. The tracks: all labels of all key versions that policy and token allow.
     """
     # (1)
     refusal = barred(asset, scope, now_ms=now_ms, entitlement=entitlement, entitlement_required=entitlement_required)
-    if refusal is not None:
+    if refusal:
         return refusal
     # (2)
     if not policy.can_play:
         return Refusal(code="playback_denied", message="the asset's policy does not allow playback")
-    ends = [asset.available_until, entitlement.valid_until if entitlement and entitlement_required else None]
-    until = min((end for end in ends if end is not None), default=None)
+    until = [asset.available_until, entitlement.valid_until if entitlement and entitlement_required else None]
     merged = tighten(policy, _limits(until, now_ms, scope.tracks))
     # (3)
     tracks = tuple(label for label in _labels(asset) if allows(merged.allowed_tracks, label))
@@ -152,9 +151,9 @@ def _out_of_window(asset: AssetRecord, now_ms: int) -> Refusal | None:
     return None
 
 
-def _limits(until_ms: int | None, now_ms: int, tracks: tuple[str, ...] | None) -> Policy:
+def _limits(until_ms: list[int | None], now_ms: int, tracks: tuple[str, ...] | None) -> Policy:
     """A policy that limits nothing but the tracks and the license's end, to whole seconds, at least one."""
-    left_s = 0 if until_ms is None else min(max((until_ms - now_ms) // 1000, 1), MAX_INT)
+    left_s = _shortest(*(min(max((end - now_ms) // 1000, 1), MAX_INT) for end in until_ms if end is not None))
     return Policy(can_play=True, can_persist=True, can_renew=True, license_duration_s=left_s, allowed_tracks=tracks)
 
 

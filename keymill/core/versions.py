@@ -104,9 +104,7 @@ def _check_sticky(body: AssetIngested, version: KeyVersion) -> None:
         raise _sticky("schemes", version.key_version)
 
 
-def _add(
-    body: AssetIngested, choice: Choice, version: KeyVersion, previous: KeyVersion | None = None
-) -> KeyVersion:
+def _add(body: AssetIngested, choice: Choice, version: KeyVersion, previous: KeyVersion | None = None) -> KeyVersion:
     wished = _wished(body.tracks, version)
     if body.periods is not None:
         inherited = previous.live.tracks if previous and previous.live else _defaults(version)

@@ -81,17 +81,17 @@ def gap(starts: Mapping[tuple[str, int], int], read: Mapping[tuple[str, int], in
 def backwards(name: str, partition: int, offset: int, expected: int) -> str:
     """That a partition gave an offset below the next one."""
     return (
-        f"partition {partition} of the topic {name} gave offset {offset} where {expected} was next: it was created anew "
-        "or truncated. What was read is served on; delete the view folder to read the topic again"
+        f"partition {partition} of the topic {name} gave offset {offset} where {expected} was next: it was created "
+        "anew or truncated. What was read is served on; delete the view folder to read the topic again"
     )
 
 
 def no_longer_there(name: str, partition: int, reason: str) -> str:
     """That what is to be read next cannot be read any more."""
     return (
-        f"partition {partition} of the topic {name} no longer holds what is to be read next ({reason}): it was truncated "
-        "or records were deleted. What was read is served on; restore the topic, or delete the view folder to accept "
-        "the loss"
+        f"partition {partition} of the topic {name} no longer holds what is to be read next ({reason}): it was "
+        "truncated or records were deleted. What was read is served on; restore the topic, or delete the view folder "
+        "to accept the loss"
     )
 
 

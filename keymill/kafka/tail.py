@@ -21,19 +21,9 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from keymill import telemetry
 from keymill.errors import Misconfigured, Unavailable
+from keymill.kafka import positions
 from keymill.kafka.lens import Lens, described, offsets
-from keymill.kafka.positions import (
-    Checkpoint,
-    Described,
-    Incoming,
-    Slot,
-    backwards,
-    flat,
-    gap,
-    no_longer_there,
-    topic_contradiction,
-    truncation,
-)
+from keymill.kafka.positions import Checkpoint, Described, Incoming, Slot, flat
 from keymill.kafka.vigil import CONTACT_EVERY_S, STRIKES, Vigil
 
 BULK_RECORDS: Final = 10_000
@@ -93,13 +83,13 @@ class Tail:
         """
         topics = described(self._lens.ask_topics(self._topics).answer())
         for name in set(known) & set(topics):
-            if wrong := topic_contradiction(name, known[name].topic, topics[name]):
+            if wrong := positions.topic_contradiction(name, known[name].topic, topics[name]):
                 raise Misconfigured(wrong)
         places = [(name, partition) for name in self._topics for partition in range(topics[name].partitions)]
         starts = offsets(self._lens.ask_starts(places).answer())
         self.slots = {name: _slots(name, topics[name], known.get(name), starts) for name in self._topics}
         self._targets = self._ends_beyond(places)
-        if lost := gap(starts, flat(self.slots)):
+        if lost := positions.gap(starts, flat(self.slots)):
             raise Misconfigured(lost)
         self._vigil = Vigil(self._lens, topics, self._targets)
         self._progress = time.monotonic()
@@ -155,7 +145,7 @@ class Tail:
             assert topic is not None and partition is not None and offset is not None
             epoch = message.leader_epoch()
             if (topic, partition) not in last and offset < self.slots[topic][partition].offset:
-                raise Misconfigured(backwards(topic, partition, offset, self.slots[topic][partition].offset))
+                raise Misconfigured(positions.backwards(topic, partition, offset, self.slots[topic][partition].offset))
             batch.append(Incoming(topic, partition, offset, message.key(), message.value()))
             last[topic, partition] = Slot(offset + 1, -1 if epoch is None else epoch)
         for (topic, partition), slot in last.items():
@@ -171,7 +161,7 @@ class Tail:
             if offset > last.get((topic, partition), self.slots[topic][partition]).offset:
                 last[topic, partition] = Slot(offset)  # past markers, whose leader epoch is not told
         elif code in _GAP:
-            raise Misconfigured(no_longer_there(topic or "?", partition or 0, error.str()))
+            raise Misconfigured(positions.no_longer_there(topic or "?", partition or 0, error.str()))
         elif code in _FORBIDDEN:
             raise Misconfigured(f"the Kafka brokers refuse to let {topic} be read: {error.str()}")
         elif error.fatal():
@@ -210,7 +200,7 @@ class Tail:
         """The ends of the log, none below what was read; asked again a few times before that counts as truncation."""
         for strike in range(1, STRIKES + 1):
             ends = offsets(self._lens.ask_ends(places).answer())
-            if not (lost := truncation(ends, flat(self.slots))):
+            if not (lost := positions.truncation(ends, flat(self.slots))):
                 return ends
             if strike < STRIKES:
                 time.sleep(CONTACT_EVERY_S)

@@ -138,7 +138,8 @@ class HeartbeatFile:
     def read(self) -> Heartbeat | None:
         """The last heartbeat, or None when there is none that is whole."""
         for _ in range(_ATTEMPTS):
-            size = int.from_bytes(self._map[:4], "little")
+            if not (size := int.from_bytes(self._map[:4], "little")):
+                return None
             whole = self._map[: _HEADER + size]
             if self._last and self._last[0] == whole:
                 return self._last[1]

@@ -9,7 +9,6 @@ Prints one line of JSON.
 """
 
 import argparse
-import asyncio
 import json
 import os
 import tempfile
@@ -25,9 +24,10 @@ import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.load import closed, open_loop
-from keymill.config import ProxySettings
+from keymill.config import ProxySettings, load
 from keymill.core.folding import Coordinates, fold
 from keymill.core.provisioning import make_key_record, needed
+from keymill.drm.clearkey import base64url
 from keymill.http.server import listen
 from keymill.kafka.positions import Checkpoint, Described, Incoming, Slot
 from keymill.kms.keyfile import KeyFile, add_organization, create_key_file
@@ -114,7 +114,7 @@ class Snapshot:
 @contextmanager
 def worker(data: Path) -> Iterator[int]:
     """One worker process; gives its port."""
-    settings = ProxySettings(data=data)
+    settings = load(ProxySettings, environ={}, data=data)
     with listen("127.0.0.1", 0) as bound, (data / "worker.log").open("wb") as log:
         stderr, saved = 2, os.dup(2)
         os.dup2(log.fileno(), stderr)
@@ -128,8 +128,6 @@ def worker(data: Path) -> Iterator[int]:
 
 def requests_of(snapshot: Snapshot, assets: dict[str, list[bytes]], count: int) -> list[bytes]:
     """*count* requests, each with a token of its own, over the assets in turn."""
-    from keymill.drm.clearkey import base64url
-
     names, requests = list(assets), []
     headers = {"kid": key_id_of(snapshot.signer.public_key())}
     expires = int(time.time()) + 3600
@@ -139,7 +137,8 @@ def requests_of(snapshot: Snapshot, assets: dict[str, list[bytes]], count: int) 
         token = jwt.encode(claims, snapshot.signer, algorithm="EdDSA", headers=headers)
         kids = ",".join(f'"{base64url(kid).decode()}"' for kid in assets[asset])
         body = f'{{"kids":[{kids}],"type":"temporary"}}'
-        head = f"POST /clearkey/demo/{asset}?token={token} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
+        line = f"POST /clearkey/demo/{asset}?token={token} HTTP/1.1"
+        head = f"{line}\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
         requests.append((head + body).encode())
     return requests
 
@@ -167,7 +166,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--assets", type=int, default=1000)
-    parser.add_argument("--port", type=int, default=0, help="measure what answers there instead of a worker")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="keymill-licenses-") as folder:
         snapshot = Snapshot(Path(folder))

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections import deque
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -18,26 +19,32 @@ from keymill.proxy.upstream.contract import Granted
 from schemas.values import Record
 
 QUEUED: Final = 20_000
-"""Events that wait for the writer: about two seconds of a busy worker."""
+"""Lines that wait for the writer, about 10 MiB: seconds of a busy worker."""
 PERIOD_S: Final = 0.25
 PIPE_BUF: Final = 4096
 """POSIX writes this much to a pipe at once, so that lines of several workers stay whole."""
-log = telemetry.logger("proxy.audit")
 
 
 class Licensed(Record, frozen=True, kw_only=True):
-    """One decision. `reason` is `granted`, or why not; KIDs in hex; no token, challenge or key."""
+    """One decision, a line of the log. `reason` is `granted`, or why not; KIDs in hex; no token, challenge or key."""
 
-    at_ms: int
+    timestamp: str
+    event: str = "license"
+    level: str = "info"
+    logger: str = "keymill.proxy.audit"
+    program: str = "proxy"
     request_id: str
+    reason: str
     drm_system: str
     organization: str
     asset: str
-    reason: str
-    kids: tuple[bytes, ...]
+    kids: tuple[str, ...]
     user: str = ""
     policy_id: int = 0
     policy_version: int = 0
+
+
+_encode: Final = msgspec.json.Encoder().encode
 
 
 def licensed(request: LicenseRequest, granted: Granted | Refusal, outcome: Answer | Refusal, at_ms: int) -> Licensed:
@@ -45,22 +52,22 @@ def licensed(request: LicenseRequest, granted: Granted | Refusal, outcome: Answe
     refused = outcome.reason.value if isinstance(outcome, Refusal) else ""
     if isinstance(granted, Refusal):
         return Licensed(
-            at_ms=at_ms,
+            timestamp=utc(at_ms),
             request_id=telemetry.request_id.get(),
             reason=refused,
             drm_system=request.drm_system or "",
             organization=request.organization or "",
             asset=request.asset or "",
-            kids=(request.kid,) if request.kid else (),
+            kids=(request.kid.hex(),) if request.kid else (),
         )
     return Licensed(
-        at_ms=at_ms,
+        timestamp=utc(at_ms),
         request_id=telemetry.request_id.get(),
         reason=refused or "granted",
         drm_system=granted.drm_system,
         organization=granted.asset.organization,
         asset=granted.asset.asset,
-        kids=tuple(key.kid for key in granted.keys),
+        kids=tuple([key.kid.hex() for key in granted.keys]),
         user=granted.claims.sub or "",
         policy_id=granted.asset.policy_id,
         policy_version=granted.policy_version,
@@ -68,22 +75,24 @@ def licensed(request: LicenseRequest, granted: Granted | Refusal, outcome: Answe
 
 
 class Audit:
-    """The queue and its writer, a thread of this process."""
+    """
+    The queue and its writer, a thread of this process.
+
+    A line is made where the event happens, in 3 µs: a thread that made them would hold requests up for longer.
+    """
 
     def __init__(self, descriptor: int = 2) -> None:
         self._descriptor = descriptor
-        self._queue: deque[Licensed] = deque()
+        self._queue: deque[bytes] = deque()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self.lost = 0
 
     def note(self, event: Licensed) -> None:
         """Take an event; when the writer is behind, the event is lost and counted."""
         if len(self._queue) >= QUEUED:
-            self.lost += 1
             telemetry.AUDIT_LOST.inc()
             return
-        self._queue.append(event)
+        self._queue.append(_encode(event) + b"\n")
 
     def start(self) -> None:
         """Write in a thread until `close`."""
@@ -96,21 +105,21 @@ class Audit:
         if self._thread is not None:
             self._thread.join(timeout=5.0)
 
-    def _run(self) -> None:
-        while not self._stop.wait(PERIOD_S):
-            self.flush()
-        self.flush()
-
     def flush(self) -> None:
         """Write what is queued now."""
         chunk = b""
-        while self._queue:
-            line = _line(self._queue.popleft())
-            if len(chunk) + len(line) > PIPE_BUF:
+        for _ in range(len(self._queue)):
+            line = self._queue.popleft()
+            if chunk and len(chunk) + len(line) > PIPE_BUF:
                 self._write(chunk)
                 chunk = b""
             chunk += line
         self._write(chunk)
+
+    def _run(self) -> None:
+        while not self._stop.wait(PERIOD_S):
+            self.flush()
+        self.flush()
 
     def _write(self, chunk: bytes) -> None:
         try:
@@ -120,23 +129,11 @@ class Audit:
             telemetry.AUDIT_LOST.inc(chunk.count(b"\n"))
 
 
-def _line(event: Licensed) -> bytes:
-    fields = {name: getattr(event, name) for name in event.__struct_fields__ if name not in ("at_ms", "kids")}
-    return (
-        msgspec.json.encode(
-            {
-                "event": "license",
-                "level": "info",
-                "logger": "keymill.proxy.audit",
-                "timestamp": _utc(event.at_ms),
-                "program": "proxy",
-                **fields,
-                "kids": [kid.hex() for kid in event.kids],
-            }
-        )
-        + b"\n"
-    )
+def utc(at_ms: int) -> str:
+    """A moment as logs write it: UTC, milliseconds."""
+    return f"{_second(at_ms // 1000)}.{at_ms % 1000:03d}Z"
 
 
-def _utc(at_ms: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at_ms // 1000)) + f".{at_ms % 1000:03d}Z"
+@lru_cache(maxsize=8)
+def _second(at_s: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at_s))

@@ -3,8 +3,12 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
+from prometheus_client import Counter
+
+from keymill import telemetry
 from keymill.proxy import audit, steps
 from keymill.proxy.audit import Audit
 from keymill.proxy.auth import Tokens
@@ -69,7 +73,9 @@ async def answer(dialect: Dialect, raw: RawRequest, state: ViewState, means: Mea
     # (8) (9)
     outcome: Answer | Refusal = granted if isinstance(granted, Refusal) else await _license(granted, means)
     # (11) stands before (10), since nothing follows a return
-    means.audit.note(audit.licensed(request, granted, outcome, means.now_ms()))
+    event = audit.licensed(request, granted, outcome, means.now_ms())
+    means.audit.note(event)
+    _counter(event.drm_system, event.reason).inc()
     # (10)
     return dialect.respond(outcome)
 
@@ -137,6 +143,11 @@ async def _decide_in_time(request: LicenseRequest, state: ViewState, means: Mean
 
 def _decide_now(request: LicenseRequest, state: ViewState, means: Means) -> Granted | Refusal:
     return steps.readiness(state, means.max_staleness_s) or decide(request, state, means)
+
+
+@lru_cache(maxsize=256)
+def _counter(drm_system: str, outcome: str) -> Counter:
+    return telemetry.LICENSES.labels(drm_system or "unknown", outcome)
 
 
 async def _license(granted: Granted, means: Means) -> Answer | Refusal:

@@ -12,20 +12,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from keymill.kafka.admin import create_topics, require_topics
 from keymill.kafka.embedded import EmbeddedKafka
 from keymill.kafka.producer import Outgoing, Publisher
 from keymill.kms.keyfile import KeyFile, add_organization, create_key_file
 from keymill.kms.keyring import Keyring
+from keymill.ops.credentials import create_organization
 from keymill.ops.tokens import ensure_token_key, put_service
 from schemas import topics
 from schemas.codec import encode
 from schemas.ids import asset_key
 from tests import builders
 from tests.broker import embedded_kafka
-from tests.proxy_rig import challenge, key_records, unb64
+from tests.proxy_rig import challenge, key_records, public_pem, unb64
 
 pytestmark = pytest.mark.timeout(170)
 CLI = [sys.executable, "-m", "keymill.ops.cli"]
@@ -153,6 +156,33 @@ def test_published_records_are_served(house: House) -> None:
     assert '"reason":"granted"' in log
     for key in house.clear.values():
         assert key.hex() not in log
+
+
+def test_portals_own_key_is_added_and_retired(house: House, tmp_path: Path) -> None:
+    """`keymill token-key add`, `list` and `retire` take effect on a running proxy within moments."""
+    kids = house.publish("film")
+    create_organization(house.kafka.bootstrap, house.data / "keys.json", "demo")
+    signer = Ed25519PrivateKey.generate()
+    (tmp_path / "portal.pub").write_text(public_pem(signer))
+    options = ["--organization", "demo", "--bootstrap", house.kafka.bootstrap]
+
+    def run(*command: str) -> str:
+        return subprocess.run(
+            [*CLI, "token-key", *command, *options], capture_output=True, text=True, check=True
+        ).stdout
+
+    key_id = run("add", "--public", str(tmp_path / "portal.pub"), "--label", "portal").strip()
+    claims = {"organization": "demo", "asset": "film", "exp": time.time() + 600}
+    token = jwt.encode(claims, signer, algorithm="EdDSA", headers={"kid": key_id})
+    with proxy_of(house, "--workers", "2") as proxy:
+        assert set(kids) == set(keys_of(proxy.until(200, "film", kids, token)))
+        listed = {row["id"]: row for row in json.loads(run("list", "--json"))}
+        assert ("EdDSA", "portal", False) == tuple(listed[key_id][name] for name in ("algorithm", "label", "retired"))
+        assert 2 == len(listed)
+        run("retire", key_id)
+        assert "token_invalid" == proxy.until(401, "film", kids, token).json()["code"]
+        assert "retired" in run("list")
+        assert "keymill_licenses_total" in httpx.get(f"{proxy.url}/metrics").text
 
 
 def test_killed_children_come_back(house: House) -> None:

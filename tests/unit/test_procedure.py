@@ -1,6 +1,8 @@
 """The license procedure over a real snapshot: who gets which keys, and how everybody else is refused."""
 
 import json
+import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keymill import telemetry
 from keymill.errors import UnknownKey
+from keymill.proxy.audit import QUEUED, Audit, Licensed
 from keymill.proxy.request import STATUS, Reason
 from schemas.access import Entitlement
 from schemas.events import AssetRestored, AssetRevoked
@@ -329,6 +333,43 @@ def test_new_organizations_keys_arrive_with_a_refresh(rig: ProxyRig) -> None:
     assert rig.life.keys.missing() is None
     with pytest.raises(UnknownKey):
         rig.kms.kek("nobody", 1)
+
+
+def test_decisions_are_audited_without_secrets(rig: ProxyRig) -> None:
+    """One JSON line per decision: who, what, why, which KIDs; no token, no challenge, no key."""
+    end, written = os.pipe()
+    rig.life.means.audit.flush()
+    rig.life.means.audit._descriptor = written
+    token = rig.token("film", sub="anna")
+    granted = rig.clearkey("film", rig.kid("film"), token=token, headers={"x-request-id": "one"})
+    assert 200 == granted.status_code
+    rig.clearkey("film", b"?" * 16, token=token)
+    rig.life.means.audit.flush()
+    time.sleep(0.3)  # the writer's own turn
+    text = os.read(end, 65_536).decode()
+    os.close(end)
+    first, second = [json.loads(line) for line in text.splitlines()]
+    assert ("one", "granted", "demo", "film", "anna", [rig.kid("film").hex()]) == tuple(
+        first[name] for name in ("request_id", "reason", "organization", "asset", "user", "kids")
+    )
+    assert "unknown_kid" == second["reason"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first["timestamp"])
+    key = rig.clear[rig.kid("film")]
+    for secret in (token, token.split(".")[2], key.hex(), b64(key)):
+        assert secret not in text
+    assert 'keymill_licenses_total{drm_system="clearkey",outcome="granted"}' in rig.request("GET", "/metrics").text
+
+
+def test_audit_overflow_is_counted() -> None:
+    """What does not fit the queue is lost, not waited for."""
+    before = telemetry.AUDIT_LOST._value.get()
+    audit = Audit(descriptor=-1)
+    event = Licensed(timestamp="", request_id="", reason="granted", drm_system="", organization="", asset="", kids=())
+    for _ in range(QUEUED + 3):
+        audit.note(event)
+    assert 3 == telemetry.AUDIT_LOST._value.get() - before
+    audit.flush()
+    assert QUEUED + 3 == telemetry.AUDIT_LOST._value.get() - before
 
 
 body = st.binary(max_size=300) | st.recursive(

@@ -1,16 +1,20 @@
 """
 The history checker: what every process and client recorded, against the promises of design 1.
 
-A history is a list of events in the order of one machine's monotonic clock, one JSON object per line on disk. A check
-is a linear pass without sampling; each violation names the invariant and the two or three events that show it.
+A history is a list of events by one machine's wall clock, in ns, one JSON object per line on disk. What a reader saw
+has the broker's append time, what a client saw (a license, a committed offset) the time after its answer: so work that
+is later than what rests on it was late, whatever the observers' delays. A check is a linear pass without sampling; each
+violation names the invariant and the two or three events that show it.
 """
 
 import json
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from keymill.core.provisioning import needed
 from schemas import topics
@@ -78,6 +82,8 @@ class Committed:
 
 
 Event = Accepted | Written | Refused | Served | Committed
+NEVER: Final = 1 << 62
+"""Later than any time: what has not happened."""
 KINDS: dict[str, type[Any]] = {
     "accepted": Accepted,
     "written": Written,
@@ -166,23 +172,29 @@ def nothing_accepted_is_lost(history: History) -> Iterator[Violation]:
             continue
         asset = history.last_asset(f"{event.organization}/{event.asset}")
         if asset is None or asset.applied.offset < event.offset:
-            yield Violation("nothing_accepted_is_lost", f"{event.asset} at offset {event.offset} left no trace", (event,))
+            yield Violation(
+                "nothing_accepted_is_lost", f"{event.asset} at offset {event.offset} left no trace", (event,)
+            )
             continue
         for need in needed(asset, None):
             if need.record_key.decode() not in history.keys:
-                yield Violation("nothing_accepted_is_lost", f"key record {need.record_key.decode()} is missing", (event,))
+                yield Violation(
+                    "nothing_accepted_is_lost", f"key record {need.record_key.decode()} is missing", (event,)
+                )
 
 
 def served_was_committed(history: History) -> Iterator[Violation]:
-    """c. A license holds only keys that stood committed on the key topic."""
-    committed: set[tuple[str, str]] = set()
+    """c. A license holds only keys that stood committed on the key topic when it was given."""
+    committed: dict[tuple[str, str], int] = {}
     for records in history.keys.values():
-        for _, record in records:
-            committed |= {(record.organization, track.kid.hex()) for track in record.tracks}
+        for event, record in records:
+            for track in record.tracks:
+                name = (record.organization, track.kid.hex())
+                committed[name] = min(event.at_ns, committed.get(name, event.at_ns))
     for served in history.of(Served):
         for kid in served.fingerprints:
-            if (served.organization, kid) not in committed:
-                yield Violation("served_was_committed", f"KID {kid} was served and never written", (served,))
+            if committed.get((served.organization, kid), NEVER) > served.at_ns:
+                yield Violation("served_was_committed", f"KID {kid} was served and not written by then", (served,))
 
 
 def versions_only_rise(history: History) -> Iterator[Violation]:
@@ -204,21 +216,55 @@ def versions_only_rise(history: History) -> Iterator[Violation]:
 
 def commits_follow_work(history: History) -> Iterator[Violation]:
     """e. A committed offset never passes an accepted event that has neither records nor a dead letter by then."""
-    done: dict[tuple[int, int], int] = {}
-    for event in history.of(Refused):
-        done.setdefault((event.partition, event.offset), event.at_ns)
-    applied: dict[str, list[tuple[int, int]]] = {
-        key: sorted((record.applied.offset, event.at_ns) for event, record in records)
-        for key, records in history.assets.items()
-    }
+    reached = _done_by_offset(history)
     for commit in history.of(Committed):
-        for event in history.of(Accepted):
-            if event.partition != commit.partition or event.offset >= commit.offset:
-                continue
-            times = [at for offset, at in applied.get(f"{event.organization}/{event.asset}", ()) if offset >= event.offset]
-            at = done.get((event.partition, event.offset), min(times, default=None))
-            if at is None:
-                yield Violation("commits_follow_work", f"offset {commit.offset} was committed too early", (event, commit))
+        offsets, times, events = reached.get(commit.partition, ([], [], []))
+        below = bisect_left(offsets, commit.offset)
+        if below and times[below - 1] > commit.at_ns:
+            yield Violation(
+                "commits_follow_work", f"offset {commit.offset} was committed too early", (events[below - 1], commit)
+            )
+
+
+def _done_by_offset(history: History) -> dict[int, tuple[list[int], list[int], list[Event]]]:
+    """Per partition: accepted offsets ascending, and for each the latest time of work up to it, with its event."""
+    work = _work(history)
+    accepted: dict[int, dict[int, Accepted]] = defaultdict(dict)
+    for event in history.of(Accepted):
+        accepted[event.partition][event.offset] = event
+    reached: dict[int, tuple[list[int], list[int], list[Event]]] = {}
+    for partition, events in accepted.items():
+        latest: tuple[int, Event | None] = (0, None)
+        offsets, times, witnesses = reached[partition] = ([], [], [])
+        for offset, event in sorted(events.items()):
+            at = work(event)
+            if latest[1] is None or at > latest[0]:
+                latest = (at, event)
+            offsets.append(offset)
+            times.append(latest[0])
+            witnesses.append(latest[1] or event)
+    return reached
+
+
+def _work(history: History) -> Callable[[Accepted], int]:
+    """When an accepted event was first folded into its asset record, or refused."""
+    letters: dict[tuple[int, int], int] = {}
+    for event in history.of(Refused):
+        letters.setdefault((event.partition, event.offset), event.at_ns)
+    folded: dict[str, tuple[list[int], list[int]]] = {}
+    for key, records in history.assets.items():
+        rows = sorted((record.applied.offset, event.at_ns) for event, record in records)
+        earliest = list(accumulate(reversed([at for _, at in rows]), min))[::-1]
+        folded[key] = ([offset for offset, _ in rows], earliest)
+
+    def when(event: Accepted) -> int:
+        if at := letters.get((event.partition, event.offset)):
+            return at
+        offsets, earliest = folded.get(f"{event.organization}/{event.asset}", ([], []))
+        first = bisect_left(offsets, event.offset)
+        return earliest[first] if first < len(offsets) else NEVER
+
+    return when
 
 
 def no_tombstones(history: History) -> Iterator[Violation]:

@@ -1,4 +1,4 @@
-"""The history checker passes a good history, and each invariant fails when it is broken: a checker that never fails is none."""
+"""The checker passes a good history, and each invariant fails when it is broken: a checker that never fails is none."""
 
 import dataclasses
 from collections.abc import Callable
@@ -59,7 +59,7 @@ def test_a_good_history_has_no_violation() -> None:
 
 def other_key(events: list[Event]) -> None:
     first = next(event for event in events if isinstance(event, Served))
-    changed = {kid: "00" * 16 for kid in first.fingerprints}
+    changed = dict.fromkeys(first.fingerprints, "00" * 16)
     events.append(dataclasses.replace(first, fingerprints=changed, at_ns=900, key_version=2))
 
 
@@ -105,6 +105,18 @@ def early_commit(events: list[Event]) -> None:
     events.append(Committed(at_ns=901, partition=PARTITION, offset=10))
 
 
+def commit_before_work(events: list[Event]) -> None:
+    """All the work is done in the end; only the commit came before it."""
+    last = next(event for event in reversed(events) if isinstance(event, Written))
+    events.append(Committed(at_ns=last.at_ns - 1, partition=PARTITION, offset=2))
+
+
+def served_before_commit(events: list[Event]) -> None:
+    served = next(event for event in events if isinstance(event, Served))
+    events.remove(served)
+    events.append(dataclasses.replace(served, at_ns=1))
+
+
 def tombstone(events: list[Event]) -> None:
     events.append(history.written(PARTITION, 500, RECORD_KEY, b"", 900))
 
@@ -121,6 +133,8 @@ def tombstone(events: list[Event]) -> None:
         (older_version_served, "versions_only_rise"),
         (late_write_unrepaired, "versions_only_rise"),
         (early_commit, "commits_follow_work"),
+        (commit_before_work, "commits_follow_work"),
+        (served_before_commit, "served_was_committed"),
         (tombstone, "no_tombstones"),
     ],
 )

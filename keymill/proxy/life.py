@@ -13,7 +13,7 @@ from keymill.kms.provider import Kms
 from keymill.proxy.audit import Audit
 from keymill.proxy.auth import Tokens
 from keymill.proxy.keys import ProxyKeys
-from keymill.proxy.procedure import Means
+from keymill.proxy.procedure import Means, wall_clock_ms
 from keymill.proxy.single_use import SWEEP_S, UsedTokens
 from keymill.proxy.terms import Terms
 from keymill.proxy.upstream.clearkey import ClearKey
@@ -50,8 +50,16 @@ class Life:
         self._open = False
         self._state: ViewState | None = None
         self._looked = 0.0
-        self.means: Means | None = None
+        self._used: UsedTokens | None = None
+        self._means: Means | None = None
         self.readiness = Readiness(self._view_reason, self.keys.missing)
+
+    @property
+    def means(self) -> Means:
+        """What requests are answered with; `NotReady` before `start`."""
+        if self._means is None:
+            raise NotReady("the proxy is starting")
+        return self._means
 
     def state(self) -> ViewState:
         """How far the view can be trusted, at most a few milliseconds ago; `NotReady` while there is none."""
@@ -60,25 +68,25 @@ class Life:
             self._state, self._looked = self._reader.state(), now
         return self._state
 
-    async def start(self) -> Means:
+    async def start(self) -> None:
         """Open what requests need; raises `Misconfigured` when the key file cannot be used."""
         self.keys.refresh()
         self.keys.keep_fresh()
         self._audit.start()
-        self.means = Means(
+        self._used = used = UsedTokens(self._used_folder)
+        self._means = Means(
             reader=self._reader,
             tokens=Tokens(self.keys.open_secret),
             keys=self.keys,
             upstreams={DrmSystem.CLEARKEY: ClearKey()},
-            used=UsedTokens(self._used_folder),
+            used=used,
             audit=self._audit,
             waiting=Waiting(self._reader, self.settings.missing_wait_ms),
-            max_staleness_s=self.settings.max_staleness_s,
             terms=Terms(require_entitlement=self.settings.require_entitlement),
+            max_staleness_s=self.settings.max_staleness_s,
         )
         self._try_open()
-        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._sweep(self.means))]
-        return self.means
+        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(_sweep(used))]
 
     async def stop(self) -> None:
         """Let go of everything; the audit events at hand are written."""
@@ -89,8 +97,8 @@ class Life:
         self._audit.close()
         self._open = False
         self._reader.close()
-        if self.means is not None:
-            self.means.used.close()
+        if self._used is not None:
+            self._used.close()
 
     def _view_reason(self) -> str | None:
         if not self._open:
@@ -117,6 +125,8 @@ class Life:
                     self._gauge()
             except KeymillError as error:
                 log.error("the view cannot be read", reason=str(error))
+                self._reader.close()  # it is opened anew: another environment may lie there now
+                self._open = False
             await asyncio.sleep(WATCH_S if self._open else OPEN_RETRY_S)
 
     def _gauge(self) -> None:
@@ -125,7 +135,8 @@ class Life:
         telemetry.VIEW_STALENESS.set(state.staleness_s)
         telemetry.QUARANTINED.set(state.quarantined)
 
-    async def _sweep(self, means: Means) -> None:
-        while True:
-            await asyncio.sleep(SWEEP_S)
-            await asyncio.to_thread(means.used.sweep, means.now_ms())
+
+async def _sweep(used: UsedTokens) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_S)
+        await asyncio.to_thread(used.sweep, wall_clock_ms())

@@ -70,6 +70,7 @@ class Reason(StrEnum):
     TOO_STALE = "too_stale"
     KEK_MISSING = "kek_missing"
     KEY_UNUSABLE = "key_unusable"
+    INTERNAL = "internal"
 
 
 STATUS: Final[dict[Reason, int]] = {
@@ -100,6 +101,7 @@ STATUS: Final[dict[Reason, int]] = {
     Reason.TOO_STALE: 503,
     Reason.KEK_MISSING: 503,
     Reason.KEY_UNUSABLE: 500,
+    Reason.INTERNAL: 500,
 }
 """The status of a reason, in the dialects that have no table of their own."""
 

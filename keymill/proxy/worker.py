@@ -16,10 +16,10 @@ import msgspec
 from keymill import telemetry
 from keymill.config import ProxySettings
 from keymill.errors import KeymillError, Stop
-from keymill.http.server import dress, serve
+from keymill.http.server import serve
 from keymill.kms.keyfile import KeyFile
 from keymill.process import end_with_parent
-from keymill.proxy.app import ProxyApp
+from keymill.proxy.app import application
 from keymill.proxy.life import Life
 from schemas.values import Record
 
@@ -45,8 +45,9 @@ def main() -> int:
     _quiet()
     try:
         life = Life(settings, KeyFile(settings.keys_path))
-        app = dress(ProxyApp(life), program="proxy", cors=True)
-        return serve(app, settings=settings, bound=socket.socket(fileno=told.listening), readiness=life.readiness)
+        return serve(
+            application(life), settings=settings, bound=socket.socket(fileno=told.listening), readiness=life.readiness
+        )
     except Stop as error:
         log.critical("worker stopped", reason=str(error))
         return EXIT_STOP

@@ -52,6 +52,7 @@ ERRORS: Final[dict[Reason, tuple[str, int, int]]] = {
     Reason.TOO_STALE: NOT_READY,
     Reason.KEK_MISSING: SERVER,
     Reason.KEY_UNUSABLE: SERVER,
+    Reason.INTERNAL: SERVER,
 }
 """(code, errorCode, status) of a reason; every other one is `FORBIDDEN`, an unknown KID too."""
 

@@ -65,6 +65,7 @@ def run(settings: ProcessorSettings) -> int:
             {name: topic.partitions for name, topic in adopted.items()},
             delivery_timeout_s=settings.delivery_timeout_s,
         )
+        publisher.start()
         partitions = adopted[topics.ASSETS.name].partitions
         provisioner = Provisioner(
             decider=Decider(

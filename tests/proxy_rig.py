@@ -22,6 +22,7 @@ from keymill.kms.keyfile import KeyFile, add_organization, create_key_file
 from keymill.kms.keyring import Keyring
 from keymill.proxy.app import application
 from keymill.proxy.life import STATE_S, Life
+from keymill.snapshot import store
 from keymill.snapshot.state import Heartbeat, HeartbeatFile, boot_id
 from keymill.snapshot.writer import SnapshotWriter
 from schemas.access import Credential, Service, TokenKey
@@ -104,6 +105,15 @@ class ProxyRig:
             )
         )  # fmt: skip
         time.sleep(2 * STATE_S)  # for so long a worker may go by the heartbeat before
+
+    def begin_anew(self) -> None:
+        """The follower throws its snapshot away and begins another, as after the machine went down."""
+        self.writer.close()
+        lost = msgspec.structs.replace(self.writer.manifest, boot="another", clean=False)
+        store.write_manifest(self.writer.folder, lost)
+        self.log = Log()
+        self.writer = SnapshotWriter(self.writer.folder, map_size=MAP).open()
+        self.writer.bind(self.log.checkpoints())
 
     def put(self, key: bytes, record: Record) -> None:
         """Take a record into the view."""

@@ -41,7 +41,7 @@ class LicenseRequest(Record, frozen=True, kw_only=True):
 
 
 class Reason(StrEnum):
-    """Why no license is given: a stable code. docs/errors.md lists them with what to do."""
+    """Why no license is given: a stable code. docs/licenses.md lists them."""
 
     MALFORMED = "malformed_request"
     MISSING_CHALLENGE = "missing_challenge"

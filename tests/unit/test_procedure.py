@@ -22,7 +22,7 @@ from schemas.access import Entitlement
 from schemas.events import AssetRestored, AssetRevoked
 from schemas.ids import scoped_key
 from tests import builders
-from tests.proxy_rig import ProxyRig, b64, challenge
+from tests.proxy_rig import ProxyRig, b64, challenge, public_pem
 
 PAST, FUTURE = 1_000, 4_000_000_000_000
 
@@ -335,6 +335,19 @@ def test_new_organizations_keys_arrive_with_a_refresh(rig: ProxyRig) -> None:
         rig.kms.kek("nobody", 1)
 
 
+def test_snapshot_that_is_begun_anew_is_opened(rig: ProxyRig) -> None:
+    """The old copy is served until the new one speaks; then 503 until that one has caught up."""
+    before = rig.keys_of(rig.clearkey("film", rig.kid("film")))
+    rig.begin_anew()
+    assert before == rig.keys_of(rig.clearkey("film", rig.kid("film")))
+    rig.beat(ready=False, live=False)
+    refused(rig.clearkey("film", rig.kid("film")), Reason.NOT_READY)
+    rig.put_token_key("demo", "portal", "EdDSA", public_pem(rig.signers["demo"]))
+    rig.ingest("film", "SD", "HD", "AUDIO")
+    rig.beat()
+    assert before == rig.keys_of(rig.clearkey("film", rig.kid("film")))
+
+
 def test_decisions_are_audited_without_secrets(rig: ProxyRig) -> None:
     """One JSON line per decision: who, what, why, which KIDs; no token, no challenge, no key."""
     end, written = os.pipe()
@@ -358,6 +371,13 @@ def test_decisions_are_audited_without_secrets(rig: ProxyRig) -> None:
     for secret in (token, token.split(".")[2], key.hex(), b64(key)):
         assert secret not in text
     assert 'keymill_licenses_total{drm_system="clearkey",outcome="granted"}' in rig.request("GET", "/metrics").text
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_code_is_documented(reason: Reason) -> None:
+    """docs/licenses.md names it with its status."""
+    lines = (Path(__file__).parents[2] / "docs" / "licenses.md").read_text().splitlines()
+    assert any(f"`{reason.value}`" in line and f"| {STATUS[reason]} |" in line for line in lines)
 
 
 def test_audit_overflow_is_counted() -> None:

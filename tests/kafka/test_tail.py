@@ -395,21 +395,22 @@ def test_a_kill_leaves_data_and_checkpoint_together(follow: Follow, sender: Send
     seed = random.randrange(2**32)
     print("seed", seed)
     draw = random.Random(seed)
-    for number in range(30_000):
+    for number in range(80_000):
         sender.record(asset_record(f"film-{number}"))
     sender.flush()
     follower = follow()
     reader = SnapshotReader(tmp_path / "view").open()
-    kills = 0
+    kills, begun = 0, 1  # binding the topics is the first transaction, then come batches
     while kills < 25:
-        time.sleep(draw.uniform(0.05, 0.6))
         for number in range(100):
             sender.record(asset_record(f"film-{kills}-{number}"))
-        if pid := follower.pid:
-            os.kill(pid, signal.SIGKILL)
-            kills += 1
-            until(lambda: not follower.pid)
-            assert lacking(reader, sender) == []
+        until(lambda begun=begun: reader.txn_id() > begun)
+        time.sleep(draw.choice([0, 0.002, draw.uniform(0, 0.2)]))
+        os.kill(follower.pid, signal.SIGKILL)
+        kills += 1
+        until(lambda: not follower.pid)
+        assert lacking(reader, sender) == []
+        begun = reader.txn_id() + 1
         follower.start()
     sender.flush()
     ends = {(topic, partition): offset + 1 for topic, partition, offset, _ in sorted(sender.sent)}

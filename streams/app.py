@@ -10,7 +10,7 @@ import os
 import signal
 import ssl
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -42,6 +42,24 @@ STREAM_QUEUE_MAX = 64
 
 EXIT_DEADLINE_S = 20.0
 """From the first signal, or a failure, to the end of the process, whatever still hangs."""
+
+FIXED_SETTINGS: Mapping[str, Any] = {
+    "env": MappingProxyType({}),  # Faust lets its environment variables win over arguments
+    "processing_guarantee": "at_least_once",
+    "agent_supervisor": CrashingSupervisor,
+    "consumer_max_fetch_size": FETCH_BYTES_MAX,
+    "consumer_auto_offset_reset": "earliest",
+    "stream_buffer_maxsize": STREAM_QUEUE_MAX,
+    "stream_wait_empty": True,
+    "table_standby_replicas": 0,
+    "topic_allow_declare": False,
+    "topic_disable_leader": True,
+    "reply_create_topic": False,
+    "autodiscover": False,
+    "web_enabled": False,
+    "key_serializer": "raw",
+    "value_serializer": "raw",
+}
 
 log = logger("streams.app")
 
@@ -106,30 +124,16 @@ def build_app(
     register()
     app = App(
         app_id,
-        env=MappingProxyType({}),
         broker=[f"{SCHEME}://{host.strip()}" for host in bootstrap.split(",")],
         broker_credentials=credentials,
         ssl_context=ssl_context,
         broker_commit_interval=commit_interval_s,
         broker_session_timeout=session_timeout_s,
         broker_heartbeat_interval=min(3.0, session_timeout_s / 3),
-        broker_request_timeout=max(90.0, session_timeout_s * 2),
+        broker_request_timeout=max(90.0, session_timeout_s * 2),  # Faust refuses less than the session timeout
         broker_max_poll_records=run_records_max,
-        consumer_max_fetch_size=FETCH_BYTES_MAX,
-        consumer_auto_offset_reset="earliest",
         consumer_group_instance_id=group_instance_id,
-        processing_guarantee="at_least_once",
-        agent_supervisor=CrashingSupervisor,
-        stream_buffer_maxsize=STREAM_QUEUE_MAX,
-        stream_wait_empty=True,
-        table_standby_replicas=0,
-        topic_allow_declare=False,
-        topic_disable_leader=True,
-        reply_create_topic=False,
-        autodiscover=False,
-        web_enabled=False,
-        key_serializer="raw",
-        value_serializer="raw",
+        **FIXED_SETTINGS,
     )
     callbacks = {"on_assigned": on_assigned, "on_revoked": on_revoked}
     app.fence = Fence(**{name: callback for name, callback in callbacks.items() if callback is not None})
@@ -170,6 +174,7 @@ class _Worker(Worker):
         super().__init__(app, quiet=True, override_logging=False, **kwargs)
         self.spinner = None
         self._stop_asked = stop_asked
+        self._fence = app.fence
         self._watchdog: threading.Timer | None = None
 
     def _install_signal_handlers_unix(self) -> None:
@@ -191,6 +196,11 @@ class _Worker(Worker):
         """Faust is about to stop its services, after a signal or a crash."""
         self.arm_watchdog()
 
+    def on_halt(self) -> None:
+        """The fence has closed: the worker ends too, whatever Faust makes of the error."""
+        self.arm_watchdog()
+        self.add_future(self.crash(self._fence.failure or HandlerEnded("the fence has closed")))
+
     def arm_watchdog(self) -> None:
         """From now on the process ends within `EXIT_DEADLINE_S`, whatever hangs."""
         if self._watchdog is None:
@@ -199,7 +209,7 @@ class _Worker(Worker):
             self._watchdog.start()
 
     def disarm_watchdog(self) -> None:
-        """Faust is done; but for a thread that still hangs the interpreter would wait for ever, so then it stays armed."""
+        """Faust is done; while a thread still hangs the interpreter would wait for ever, so then it stays armed."""
         hanging = [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]
         if self._watchdog is not None and not hanging:
             self._watchdog.cancel()
@@ -218,7 +228,7 @@ def run_worker(app: App, *, stop_asked: Callable[[], bool] = lambda: False) -> i
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     worker = _Worker(app, stop_asked, loop=loop)
-    app.fence.bind_halt(worker.arm_watchdog)
+    app.fence.bind_halt(worker.on_halt)
     code = 1
     try:
         worker.execute_from_commandline()

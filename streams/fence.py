@@ -16,7 +16,7 @@ Handler = Callable[[Run], Awaitable[None]]
 """Processes a run and returns only when everything it calls for is durable. May be cancelled at any await."""
 
 PartitionsCallback = Callable[[frozenset[TopicPartition]], None]
-"""Called between two generations of the group; must return quickly and must not raise."""
+"""Called between two generations of the group; must return quickly. If it raises the worker ends."""
 
 CANCEL_GRACE_S = 0.5
 """How long a cancelled handler may take to unwind; after that it is abandoned, its run is foreign anyway."""
@@ -116,14 +116,20 @@ class Fence:
     def assigned(self, tps: frozenset[TopicPartition]) -> None:
         """A new generation gave this worker *tps*; runs follow."""
         self.draining = False
-        self._on_assigned(tps)
+        self._call(self._on_assigned, tps)
 
     def revoking(self, tps: frozenset[TopicPartition]) -> None:
         """*tps* are about to leave: no further run is started; handlers in flight should finish or give up."""
         self.draining = True
         if tps:
-            self._on_revoked(tps)
+            self._call(self._on_revoked, tps)
         self._changed()
+
+    def _call(self, callback: PartitionsCallback, tps: frozenset[TopicPartition]) -> None:
+        try:
+            callback(tps)
+        except Exception as error:  # noqa: BLE001 aiokafka would log it and leave the worker without records
+            self.halt(error)
 
     async def drain(self, timeout_s: float) -> None:
         """Give the handlers in flight *timeout_s* to finish, then cancel them. Returns at once after `halt`."""

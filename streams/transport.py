@@ -204,7 +204,7 @@ class RunConsumer(upstream.Consumer):
         """Commit the ends of the done prefixes of all partitions, whatever *topics* says."""
         async with self._commit_lock:
             commits = self.fence.committable()
-            if not commits:
+            if not commits or self._thread.should_stop:  # after a crash nobody answers there any more
                 return False
             generation = commits[0].stamp.generation
             if generation != self.app.consumer_generation_id:

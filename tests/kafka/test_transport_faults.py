@@ -53,7 +53,7 @@ def test_a_raising_handler_ends_the_worker(broker: Broker, tmp_path: Path, no_cy
 
 
 def test_nothing_is_committed_after_a_failure(broker: Broker, tmp_path: Path):
-    """Once one handler has failed, the other topic's finished runs are not committed either, not even on the way out."""
+    """Once one handler has failed, the other topic's finished runs are not committed either, nor on the way out."""
     broker.create("fails", "works")
     broker.produce("works", numbered(20))
     common = {"topics": ["fails", "works"], "run_records_max": 5, "commit_interval_s": 60}
@@ -84,6 +84,13 @@ def test_sigterm_ends_in_bounded_time(broker: Broker, tmp_path: Path, blocked: b
         assert time.monotonic() - begun < (9 if blocked else 4)
         assert len(worker.lines("revoked")) == 1
         assert sum(broker.committed(topic).values()) == (0 if blocked else 36)
+
+
+def test_a_signal_before_the_worker_is_not_lost(broker: Broker, tmp_path: Path):
+    """A program that was asked to stop before it started the worker ends at once, with exit code 0."""
+    broker.create("early")
+    with workers(tmp_path, bootstrap=broker.bootstrap, group="early", topics=["early"]) as start:
+        assert start(stop_asked=True).wait(10) == 0
 
 
 def test_a_second_sigterm_ends_at_once(broker: Broker, tmp_path: Path):
@@ -208,6 +215,15 @@ def test_a_static_member_restarts_without_a_rebalance(broker: Broker, tmp_path: 
         wait_for(lambda: one.lines("assigned"))
         assert one.lines("assigned")[-1]["tps"] == mine
         assert len(two.lines("assigned")) == theirs
+
+
+def test_a_callback_that_raises_ends_the_worker(broker: Broker, tmp_path: Path):
+    """aiokafka only logs what a rebalance listener raises; the worker must not live on without records."""
+    broker.create("callback")
+    with workers(tmp_path, bootstrap=broker.bootstrap, group="callback", topics=["callback"]) as start:
+        worker = start(fault="assign")
+        wait_for(lambda: worker.lines("assigned"))
+        assert worker.wait(12) == 1, worker.log()
 
 
 def test_two_workers_with_one_instance_id_do_not_take_turns_for_ever(broker: Broker, tmp_path: Path):

@@ -3,7 +3,7 @@ A worker as a process, for tests/kafka/test_transport.py: transport_worker.py JS
 
 It writes one JSON line per handled run and per rebalance to `out`; a line is flushed before the run is marked done.
 `fault` chooses what goes wrong: "raise:TOPIC:OFFSET" fails on the run that holds the offset, "block:TOPIC:OFFSET" never
-returns from it, "block-once:TOPIC:OFFSET" does only the first time.
+returns from it, "block-once:TOPIC:OFFSET" does only the first time, "assign" fails when partitions are assigned.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from keymill import telemetry
 from streams.app import agent, build_app, run_worker
-from streams.runs import Run
+from streams.runs import Run, TopicPartition
 
 
 class Recorder:
@@ -29,6 +29,11 @@ class Recorder:
 
     def note(self, **line: Any) -> None:
         print(json.dumps({"t": time.time(), "pid": os.getpid(), **line}), file=self.out, flush=True)
+
+    def assigned(self, tps: frozenset[TopicPartition]) -> None:
+        self.note(what="assigned", tps=sorted(tps))
+        if self.kind == "assign":
+            raise RuntimeError("told to fail")
 
     async def handle(self, run: Run) -> None:
         offsets = [record.offset for record in run.records]
@@ -58,12 +63,12 @@ def main() -> int:
             session_timeout_s=settings.get("session_timeout_s", 10),
             commit_interval_s=settings.get("commit_interval_s", 0.5),
             run_records_max=settings.get("run_records_max", 1000),
-            on_assigned=lambda tps: recorder.note(what="assigned", tps=sorted(tps)),
+            on_assigned=recorder.assigned,
             on_revoked=lambda tps: recorder.note(what="revoked", tps=sorted(tps)),
         )
         for topic in settings["topics"]:
             agent(app, topic, recorder.handle)
-        code = run_worker(app)
+        code = run_worker(app, stop_asked=lambda: settings.get("stop_asked", False))
         recorder.note(what="exit", code=code)
     return code
 

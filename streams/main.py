@@ -81,7 +81,7 @@ def run(settings: ProcessorSettings) -> int:
         )
         app = _app(settings, provisioner, reader, follower, bound)
         try:
-            return run_worker(app)
+            return run_worker(app, stop_asked=lambda: stop.asked)
         finally:
             publisher.close()
 

@@ -49,6 +49,7 @@ def run(settings: GatewaySettings) -> int:
     )
     assets = adopted[topics.ASSETS.name]
     publisher = Publisher(settings.bootstrap, {name: topic.partitions for name, topic in adopted.items()})
+    publisher.start()
     service = Service(
         settings=settings,
         reader=reader,

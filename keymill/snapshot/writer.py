@@ -16,9 +16,10 @@ from keymill.snapshot import layout, store
 from keymill.snapshot.batch import Batch, put_new
 from keymill.snapshot.incoming import Candidate, Examined, Examiner
 from keymill.snapshot.layout import CHECKPOINT, META, REJECTED, Rejection
+from keymill.snapshot.refusals import report
 from keymill.snapshot.state import HeartbeatFile
 from keymill.snapshot.store import Environment, Manifest
-from schemas.values import KID_SIZE, Record
+from schemas.values import Record
 
 MAX_REJECTED: Final = 10_000
 """Refused records kept for ops; the oldest go first, the counters count all."""
@@ -27,7 +28,6 @@ PATIENCE: Final = 16
 """Big batches that are judged one by one after one that was not all new; each failed attempt costs a batch's writes."""
 _FACTS: Final = b"facts"
 _NUMBER: Final = 8
-_SHOWN: Final = 256
 log = telemetry.logger("snapshot")
 
 
@@ -173,7 +173,7 @@ class SnapshotWriter:
                 fates[verdict.fate] += 1
                 if verdict is not APPLIED and verdict is not SAME:
                     facts = self._reject(txn, facts, message, verdict)
-                    _report(message, found, verdict)
+                    report(message, found, verdict)
             state.flush()
             self._put_checkpoint(txn, slots)
             if facts is not self.facts:
@@ -246,17 +246,3 @@ class SnapshotWriter:
         if self._lock:
             self._lock.close()
             self._lock = None
-
-
-def _report(message: Incoming, found: Examined, verdict: Verdict) -> None:
-    kids = found.kids if isinstance(found, Candidate) and found.kids else []
-    log.warning(
-        "record refused",
-        fate=verdict.fate.value,
-        reason=verdict.reason,
-        topic=message.topic,
-        partition=message.partition,
-        offset=message.offset,
-        record_key=(message.key or b"").decode("ascii", "replace")[:_SHOWN],
-        kids=[kid[-KID_SIZE:].hex() for kid in kids],
-    )

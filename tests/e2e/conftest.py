@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from keymill.ops.demo.stack import Stack
+from tests.e2e.rig import Rig, rig_of
 from tests.e2e.up import keymill_up
 
 
@@ -13,3 +14,19 @@ def up() -> Iterator[Stack]:
     """A running `keymill up`."""
     with keymill_up() as stack:
         yield stack
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """One broker and one history for all tests of programs of their own."""
+    with rig_of(tmp_path_factory.mktemp("cluster")) as rig:
+        yield rig
+
+
+@pytest.fixture
+def rig(cluster: Rig) -> Iterator[Rig]:
+    """The cluster; whatever a test started is gone after it."""
+    try:
+        yield cluster
+    finally:
+        cluster.end()

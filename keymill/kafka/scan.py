@@ -57,8 +57,7 @@ def headers_of(message: Message) -> tuple[tuple[str, bytes], ...]:
 def _records(consumer: Consumer, topic: str, partition: int, begin: int, end: int) -> Iterator[Message]:
     position, idle_s = begin, 0.0
     while position < end:
-        messages = consumer.consume(BATCH, timeout=POLL_S)
-        for message in messages:
+        for message in _next(consumer):
             if error := message.error():
                 raise _failure(error, topic, partition)
             offset = message.offset()
@@ -71,6 +70,12 @@ def _records(consumer: Consumer, topic: str, partition: int, begin: int, end: in
             raise Unavailable(
                 f"{topic}-{partition}: nothing after offset {position} for {STALL_S:.0f} s, expected up to {end}"
             )
+
+
+def _next(consumer: Consumer) -> list[Message]:
+    """What is there as soon as something is; consume() alone waits out its time for a full batch."""
+    first = consumer.poll(POLL_S)
+    return [] if first is None else [first, *consumer.consume(BATCH, timeout=0)]
 
 
 def _failure(error: KafkaError, topic: str, partition: int) -> Corrupt | Unavailable:

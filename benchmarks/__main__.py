@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 FULL = {
@@ -30,9 +31,8 @@ QUICK = {
 
 def machine() -> dict[str, Any]:
     """What the figures come from."""
-    model = next(
-        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine()
-    )
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     return {"cores": os.cpu_count(), "cpu": model, "python": platform.python_version()}
 
 
@@ -59,7 +59,8 @@ def main() -> int:
         if given.only and name not in given.only:
             continue
         print(f"running {name} …", file=sys.stderr, flush=True)
-        done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *arguments], stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         if done.returncode != 0:
             print(f"{name} failed with exit code {done.returncode}", file=sys.stderr)
             return 1

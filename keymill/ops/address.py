@@ -25,5 +25,5 @@ def bootstrap_of(settings: Settings) -> str:
         return str(json.loads((settings.data / FILE).read_text())["kafka"])
     except (OSError, ValueError, KeyError):
         raise Misconfigured(
-            f"no brokers are named: give --bootstrap, or --data with a running `keymill up`'s folder (not {settings.data})"
+            f"no brokers are named: give --bootstrap, or --data with the folder of `keymill up` (not {settings.data})"
         ) from None

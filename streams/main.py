@@ -7,10 +7,13 @@ on SIGTERM with 0, on anything unexpected with 1, and what was not committed is 
 
 import asyncio
 import signal
+import socket
 import time
+from collections.abc import Mapping
+from contextlib import closing
 from functools import partial
 from types import FrameType
-from typing import Any, Final
+from typing import Final
 
 from starlette.applications import Starlette
 
@@ -27,6 +30,7 @@ from keymill.snapshot.follower import Follower
 from keymill.snapshot.reader import SnapshotReader
 from keymill.snapshot.store import GIB
 from schemas import framing, topics
+from schemas.records import TopicAdopted
 from streams.app import App, agent, build_app, run_worker
 from streams.decide import Decider
 from streams.provision import Provisioner, owned_partitions
@@ -45,45 +49,58 @@ log = telemetry.logger("streams.main")
 def run(settings: ProcessorSettings) -> int:
     """Run a processor until SIGTERM; returns the exit code."""
     telemetry.configure("processor", settings.log_level)
+    # (1)
     _check(settings)
     stop = _Stop()
     adopted = require_topics(settings.bootstrap, TOPICS)
-    keyring = Keyring(KeyFile(settings.keys_path))
     bound = listen(settings.host, settings.processor_port)
     announce(url_of(bound, settings))
+    # (2)
+    keyring = Keyring(KeyFile(settings.keys_path))
+    # (3)
     folder = settings.data / "views" / f"processor-{settings.instance_id or 'single'}"
-    client = {"bootstrap.servers": settings.bootstrap}
     size = settings.map_size_gib * GIB
     with (
-        Follower(folder, VIEW, client, map_size=size, log_level=settings.log_level) as follower,
+        Follower(folder, VIEW, _client(settings), map_size=size, log_level=settings.log_level) as follower,
         SnapshotReader(folder) as reader,
+        closing(_publisher(settings, adopted)) as publisher,
     ):
         if not _await_view(reader, follower, stop):
             return 0
-        publisher = Publisher(
-            settings.bootstrap,
-            {name: topic.partitions for name, topic in adopted.items()},
-            delivery_timeout_s=settings.delivery_timeout_s,
-        )
-        publisher.start()
-        partitions = adopted[topics.ASSETS.name].partitions
-        provisioner = Provisioner(
-            decider=Decider(
-                keyring,
-                partial(framing.decode_event, registry=registry_lookup(settings.registry_url)),
-                partitions=partitions,
-                generation=adopted[topics.ASSETS.name].generation,
-            ),
-            reader=reader,
-            publisher=publisher,
-            end_offset=partial(_end_offset, settings.bootstrap),
-            partitions=partitions,
-        )
-        app = _app(settings, provisioner, reader, follower, bound)
-        try:
-            return run_worker(app, stop_asked=lambda: stop.asked)
-        finally:
-            publisher.close()
+        # (4)
+        provisioner = _provisioner(settings, adopted, keyring, reader, publisher)
+        app = _app(settings, provisioner, reader, follower)
+        app.task(partial(_serve_health, app, settings, bound))
+        return run_worker(app, stop_asked=lambda: stop.asked)
+
+
+def _client(settings: ProcessorSettings) -> dict[str, str | int | bool]:
+    return {"bootstrap.servers": settings.bootstrap}
+
+
+def _publisher(settings: ProcessorSettings, adopted: Mapping[str, TopicAdopted]) -> Publisher:
+    partitions = {name: topic.partitions for name, topic in adopted.items()}
+    publisher = Publisher(settings.bootstrap, partitions, delivery_timeout_s=settings.delivery_timeout_s)
+    publisher.start()
+    return publisher
+
+
+def _provisioner(
+    settings: ProcessorSettings,
+    adopted: Mapping[str, TopicAdopted],
+    keyring: Keyring,
+    reader: SnapshotReader,
+    publisher: Publisher,
+) -> Provisioner:
+    source = adopted[topics.ASSETS.name]
+    decoder = partial(framing.decode_event, registry=registry_lookup(settings.registry_url))
+    return Provisioner(
+        decider=Decider(keyring, decoder, partitions=source.partitions, generation=source.generation),
+        reader=reader,
+        publisher=publisher,
+        end_offset=partial(_end_offset, settings.bootstrap),
+        partitions=source.partitions,
+    )
 
 
 def _check(settings: ProcessorSettings) -> None:
@@ -126,9 +143,7 @@ def _end_offset(bootstrap: str, partition: int) -> int:
     return end_offsets(bootstrap, topics.KEYS.name)[partition]
 
 
-def _app(
-    settings: ProcessorSettings, provisioner: Provisioner, reader: SnapshotReader, follower: Follower, bound: Any
-) -> App:
+def _app(settings: ProcessorSettings, provisioner: Provisioner, reader: SnapshotReader, follower: Follower) -> App:
     owned: set[int] = set()
 
     def assigned(tps: frozenset[TopicPartition]) -> None:
@@ -140,6 +155,13 @@ def _app(
         owned.clear()
         provisioner.revoked(tps)
 
+    async def repair() -> None:
+        while not app.should_stop:
+            await asyncio.sleep(REPAIR_S)
+            follower.tend()
+            _require_following(follower, reader.state().error)
+            await provisioner.repair(frozenset(owned))
+
     app = build_app(
         bootstrap=settings.bootstrap,
         app_id=settings.group,
@@ -149,19 +171,11 @@ def _app(
         on_revoked=revoked,
     )
     agent(app, topics.ASSETS.name, provisioner.handle)
-    readiness = Readiness(lambda: None if app.consumer and app.consumer.assignment() is not None else "no group yet")
-
-    async def health() -> None:
-        web = Starlette(routes=health_routes(readiness))
-        await serve_beside(dress(web, program="processor"), settings=settings, bound=bound)
-
-    async def repair() -> None:
-        while not app.should_stop:
-            await asyncio.sleep(REPAIR_S)
-            follower.tend()
-            _require_following(follower, reader.state().error)
-            await provisioner.repair(frozenset(owned))
-
-    app.task(health)
     app.task(repair)
     return app
+
+
+async def _serve_health(app: App, settings: ProcessorSettings, bound: socket.socket) -> None:
+    readiness = Readiness(lambda: None if app.consumer and app.consumer.assignment() is not None else "no group yet")
+    web = Starlette(routes=health_routes(readiness))
+    await serve_beside(dress(web, program="processor"), settings=settings, bound=bound)

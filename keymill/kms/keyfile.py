@@ -11,6 +11,7 @@ import hmac
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,8 @@ from keymill.secret import Secret
 
 ROOT_SIZE: Final = 32
 FORMAT: Final = 1
+LOOK_EVERY_S: Final = 0.1
+"""Between two looks at the file for what it is known to hold; a system call per event would cost more than a key."""
 MIN_AHEAD_MS: Final = 3_600_000
 """A new root version must be announced at least an hour ahead, so that every processor knows it in time (design 3)."""
 
@@ -65,6 +68,7 @@ class KeyFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._stamp: tuple[int, int, int] = (0, 0, 0)
+        self._looked = 0.0
         self._content = Content(format=FORMAT, intake=(), organizations={})
         self._refresh()
 
@@ -105,7 +109,8 @@ class KeyFile:
         return tuple(sorted(self._content.organizations))
 
     def _group(self, organization: str) -> Group:
-        self._refresh()
+        if time.monotonic() - self._looked > LOOK_EVERY_S or organization not in self._content.organizations:
+            self._refresh()
         try:
             return self._content.organizations[organization]
         except KeyError:
@@ -120,6 +125,7 @@ class KeyFile:
             raise Misconfigured(
                 f"key file {self._path} is missing: restore it from its backup, nothing replaces it"
             ) from None
+        self._looked = time.monotonic()
         stamp = (state.st_mtime_ns, state.st_size, state.st_ino)
         if stamp == self._stamp:
             return

@@ -68,7 +68,8 @@ class Program:
             line = self.process.stdout.readline()
             assert line, self.tail()
             self.url = json.loads(line)["listening"]
-        wait_for(lambda: get(f"{self.url}/readyz")[0] == 200, START_S)
+        wait_for(lambda: self.process.poll() is not None or get(f"{self.url}/readyz")[0] == 200, START_S)
+        assert self.process.poll() is None, self.tail()
 
     def signal(self, number: int) -> None:
         """Send a signal."""
@@ -85,7 +86,8 @@ class Program:
 
     def stop(self) -> int:
         """SIGTERM, once it listens to signals; the exit status."""
-        self.wait_ready()
+        if not self.url:
+            self.wait_ready()
         self.signal(signal.SIGTERM)
         return self.wait(40)
 

@@ -38,6 +38,9 @@ LOSSES_MAX = 3
 LOSSES_WITHIN_S = 60.0
 """A static member that the group forgets this often has a namesake; aiokafka would take turns with it for ever."""
 
+LOSSES_APART_S = 1.0
+"""Heartbeat and commits under way are all told of one loss, a thawed worker's within milliseconds."""
+
 log = logger("streams.fetch")
 
 
@@ -100,7 +103,9 @@ class RunThread(AIOKafkaConsumerThread):
         instance, reset, losses = coordinator._group_instance_id, coordinator.reset_generation, deque[float]()
 
         def reset_generation() -> None:
-            losses.append(self.thread_loop.time())
+            now = self.thread_loop.time()
+            if not losses or now - losses[-1] > LOSSES_APART_S:
+                losses.append(now)
             if instance and len(losses) >= LOSSES_MAX and losses[-1] - losses[-LOSSES_MAX] < LOSSES_WITHIN_S:
                 self._namesake = Misconfigured(
                     f"the group forgot instance id {instance!r} {LOSSES_MAX} times within {LOSSES_WITHIN_S:.0f} s: "

@@ -22,10 +22,12 @@ from schemas.records import AssetRecord, DeadLetter
 from schemas.values import LogPosition
 from streams.runs import RawRecord, Run
 
-Decoder = Callable[[bytes, tuple[tuple[str, bytes], ...]], AssetEvent]
+Decoder = Callable[[bytes, tuple[tuple[str, bytes | None], ...]], AssetEvent]
 
 MAX_MESSAGE: Final = 500
 """Characters of a reason that a dead letter keeps."""
+MAX_FIELD: Final = 128
+"""Characters of a field's name that it keeps: in JSON the sender chose the name, and may have chosen a megabyte."""
 
 
 class Lookup(Protocol):
@@ -62,7 +64,7 @@ class Decided:
                 offset=record.offset,
                 timestamp=record.timestamp_ms,
                 reason=error.code,
-                field=error.field,
+                field=error.field[:MAX_FIELD],
                 message=str(error)[:MAX_MESSAGE],
                 organization=event.organization if event else None,
                 asset=event.asset if event else None,
@@ -150,5 +152,5 @@ def request_id_of(record: RawRecord) -> str:
     """The request id that the record's header carries, at most 128 characters; empty without one."""
     for name, value in record.headers:
         if name == REQUEST_ID_HEADER:
-            return value[:128].decode("ascii", "replace")
+            return (value or b"")[:128].decode("ascii", "replace")
     return ""

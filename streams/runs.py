@@ -28,7 +28,7 @@ class RawRecord(msgspec.Struct, frozen=True, gc=False):
     """0 CreateTime, 1 LogAppendTime, None where the message format has none."""
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
+    headers: tuple[tuple[str, bytes | None], ...]
 
 
 class Run(msgspec.Struct, frozen=True, eq=False):

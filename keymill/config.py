@@ -200,7 +200,7 @@ def _from_environment(environ: Mapping[str, str], kind: type[Settings]) -> dict[
 def _from_file(file: Path, kind: type[Settings]) -> dict[str, Any]:
     try:
         content = tomllib.loads(file.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Misconfigured(f"settings file {file}: {error}") from None
     unknown = set(content) - _known_names()
     if unknown:

@@ -62,12 +62,18 @@ class Content(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     organizations: dict[str, Group]
 
 
+class _Format(msgspec.Struct, frozen=True):
+    """What every format of the file has."""
+
+    format: int
+
+
 class KeyFile:
     """A `Kms` over one file. Raises `Misconfigured` when the file is missing, damaged or readable by others."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stamp: tuple[int, int, int] = (0, 0, 0)
+        self._stamp: tuple[int, ...] = ()
         self._looked = 0.0
         self._content = Content(format=FORMAT, intake=(), organizations={})
         self._refresh()
@@ -119,20 +125,12 @@ class KeyFile:
             ) from None
 
     def _refresh(self) -> None:
-        try:
-            state = os.stat(self._path)
-        except FileNotFoundError:
-            raise Misconfigured(
-                f"key file {self._path} is missing: restore it from its backup, nothing replaces it"
-            ) from None
-        self._looked = time.monotonic()
-        stamp = (state.st_mtime_ns, state.st_size, state.st_ino)
-        if stamp == self._stamp:
-            return
-        if stat.S_IMODE(state.st_mode) & 0o077 or state.st_uid != os.geteuid():
-            raise Misconfigured(f"key file {self._path} must belong to this user alone: chmod 600")
-        self._content = _parse(self._path)
-        self._stamp = stamp
+        state = _stat(self._path)
+        stamp = (state.st_mtime_ns, state.st_ctime_ns, state.st_size, state.st_ino)
+        if stamp != self._stamp:
+            self._content = _read(self._path)
+            self._stamp = stamp
+        self._looked = time.monotonic()  # only now: a file that was refused is looked at again by the next use
 
 
 def create_key_file(path: Path) -> bool:
@@ -148,7 +146,7 @@ def create_key_file(path: Path) -> bool:
 def add_organization(path: Path, organization: str) -> bool:
     """Give an organization its first root and KEK; False when it has them already."""
     with _locked(path):
-        content = _parse(path)
+        content = _read(path)
         if organization in content.organizations:
             return False
         group = Group(
@@ -162,34 +160,50 @@ def _draw(size: int) -> str:
     return base64.b64encode(secrets.token_bytes(size)).decode()
 
 
-def _parse(path: Path) -> Content:
+def _stat(path: Path) -> os.stat_result:
     try:
-        content = msgspec.json.decode(path.read_bytes(), type=Content)
+        return os.stat(path)
+    except FileNotFoundError:
+        raise Misconfigured(f"key file {path} is missing: restore it from its backup, nothing replaces it") from None
+
+
+def _read(path: Path) -> Content:
+    state = _stat(path)
+    if stat.S_IMODE(state.st_mode) & 0o077 or state.st_uid != os.geteuid():
+        raise Misconfigured(f"key file {path} must belong to this user alone: chmod 600")
+    data = path.read_bytes()
+    try:
+        found = msgspec.json.decode(data, type=_Format).format
+        if found != FORMAT:
+            raise Misconfigured(f"key file {path} has format {found}, this program reads {FORMAT}")
+        content = msgspec.json.decode(data, type=Content)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise Misconfigured(
             f"key file {path} is damaged: restore it from its backup, nothing was overwritten"
         ) from None
-    if content.format != FORMAT:
-        raise Misconfigured(f"key file {path} has format {content.format}, this program reads {FORMAT}")
     _check(path, content)
     return content
 
 
 def _check(path: Path, content: Content) -> None:
+    _check_keks(path, "the intake", content.intake)
     for organization, group in content.organizations.items():
+        _check_keks(path, organization, group.keks)
         versions = [root.version for root in group.roots]
         times = [root.activates for root in group.roots]
-        epochs = [kek.epoch for kek in group.keks]
-        ascending = versions == sorted(set(versions)) and times == sorted(set(times)) and epochs == sorted(set(epochs))
-        if not versions or not epochs or not ascending or versions[0] != 1 or times[0] != 0:
-            raise Misconfigured(
-                f"key file {path}: roots and KEKs of {organization} must ascend from version 1 at time 0"
-            )
-        sizes = [(root.key, ROOT_SIZE) for root in group.roots] + [(kek.key, KEK_SIZE) for kek in group.keks]
-        if any(not _has_size(key, size) for key, size in sizes):
-            raise Misconfigured(
-                f"key file {path}: a key of {organization} is no base64 of {ROOT_SIZE} or {KEK_SIZE} bytes"
-            )
+        ascending = versions == sorted(set(versions)) and times == sorted(set(times))
+        if not versions or not ascending or versions[0] != 1 or times[0] != 0:
+            raise Misconfigured(f"key file {path}: roots of {organization} must ascend from version 1 at time 0")
+        if not all(_has_size(root.key, ROOT_SIZE) for root in group.roots):
+            raise Misconfigured(f"key file {path}: a root of {organization} is no base64 of {ROOT_SIZE} bytes")
+
+
+def _check_keks(path: Path, owner: str, keks: tuple[Kek, ...]) -> None:
+    epochs = [kek.epoch for kek in keks]
+    if not epochs or epochs != sorted(set(epochs)):
+        raise Misconfigured(f"key file {path}: KEKs of {owner} must be there, their epochs ascending")
+    if not all(_has_size(kek.key, KEK_SIZE) for kek in keks):
+        raise Misconfigured(f"key file {path}: a KEK of {owner} is no base64 of {KEK_SIZE} bytes")
 
 
 def _has_size(key: str, size: int) -> bool:
@@ -210,6 +224,7 @@ def _locked(path: Path) -> Iterator[None]:
 def _replace(path: Path, content: Content) -> None:
     fresh = path.with_suffix(".new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.fchmod(descriptor, 0o600)  # a crash, or somebody else, may have left it with another mode
     with os.fdopen(descriptor, "wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(content), indent=1))
         file.flush()

@@ -33,9 +33,8 @@ from schemas import framing, topics
 from schemas.records import TopicAdopted
 from streams.app import App, agent, build_app, run_worker
 from streams.decide import Decider
-from streams.provision import Provisioner, owned_partitions
+from streams.provision import Provisioner
 from streams.registry import registry_lookup
-from streams.runs import TopicPartition
 
 TOPICS: Final = (topics.ASSETS.name, topics.KEYS.name, topics.DEAD_LETTERS.name)
 VIEW: Final = (topics.KEYS.name,)
@@ -144,31 +143,20 @@ def _end_offset(bootstrap: str, partition: int) -> int:
 
 
 def _app(settings: ProcessorSettings, provisioner: Provisioner, reader: SnapshotReader, follower: Follower) -> App:
-    owned: set[int] = set()
-
-    def assigned(tps: frozenset[TopicPartition]) -> None:
-        owned.clear()
-        owned.update(owned_partitions(tps))
-        provisioner.assigned(tps)
-
-    def revoked(tps: frozenset[TopicPartition]) -> None:
-        owned.clear()
-        provisioner.revoked(tps)
-
     async def repair() -> None:
         while not app.should_stop:
             await asyncio.sleep(REPAIR_S)
             follower.tend()
             _require_following(follower, reader.state().error)
-            await provisioner.repair(frozenset(owned))
+            await provisioner.repair()
 
     app = build_app(
         bootstrap=settings.bootstrap,
         app_id=settings.group,
         group_instance_id=settings.instance_id or None,
         session_timeout_s=settings.session_timeout_s,
-        on_assigned=assigned,
-        on_revoked=revoked,
+        on_assigned=provisioner.assigned,
+        on_revoked=provisioner.revoked,
     )
     agent(app, topics.ASSETS.name, provisioner.handle)
     app.task(repair)

@@ -72,17 +72,16 @@ class Provisioner:
         self._overlay = Overlay()
         self._known = Known(reader, self._overlay, partitions)
         self._caught_up: set[int] = set()
+        self._owned: frozenset[int] = frozenset()
         self._lock = asyncio.Lock()
 
     def assigned(self, tps: Iterable[TopicPartition]) -> None:
         """A new generation: nothing of the former one is trusted."""
-        self._overlay.clear()
-        self._caught_up.clear()
+        self._begin(owned_partitions(tps))
 
     def revoked(self, tps: Iterable[TopicPartition]) -> None:
         """The partitions leave; what was written to them is another owner's business now."""
-        self._overlay.clear()
-        self._caught_up.clear()
+        self._begin(frozenset())
 
     async def handle(self, run: Run) -> None:
         """Process one run; returns when everything it calls for is durable."""
@@ -100,12 +99,21 @@ class Provisioner:
         EVENTS.labels("accepted").inc(len(run.records) - len(decided.dead_letters))
         EVENTS.labels("refused").inc(len(decided.dead_letters))
 
-    async def repair(self, partitions: frozenset[int]) -> None:
-        """Write again what a late or rogue writer has superseded on the partitions that this worker owns."""
+    async def repair(self) -> None:
+        """
+        Write again what a late or rogue writer has superseded on the partitions that this worker owns.
+
+        Not before the view has passed what a former owner may have written, and not after the partition has left: what
+        is held then is older than what it would supersede.
+        """
+        suspects = {wrong.partition for wrong, _ in self._superseded(self._owned)}
+        trusted = frozenset([partition for partition in suspects if await self._has_caught_up(partition)])
         async with self._lock:
-            for partition in partitions:  # a quiet partition has no run that would do it
+            for partition in trusted:  # a quiet partition has no run that would do it
                 self._overlay.read_back(partition, self._position(partition))
-            for wrong, held in self._superseded(partitions):
+            for wrong, held in self._superseded(trusted):
+                if wrong.partition not in self._owned:
+                    continue
                 log.warning("repair", record_key=wrong.record_key.decode(), offset=wrong.offset, reason=wrong.reason)
                 again = Outgoing(topic=wrong.topic, record_key=wrong.record_key, value=held, partition=wrong.partition)
                 (offset,) = await self._publisher.publish([again])
@@ -124,18 +132,32 @@ class Provisioner:
             held = [(each, view.raw(each.topic, each.record_key)) for each in wrong]
         return [(each, value) for each, value in held if value is not None]
 
+    def _begin(self, owned: frozenset[int]) -> None:
+        self._owned = owned
+        self._overlay.clear()
+        self._caught_up = set()  # another one: who still waits for the former generation's ends must not fill this
+
     def _position(self, partition: int) -> int:
         return self._reader.state().positions.get(topics.KEYS.name, {}).get(partition, 0)
 
     async def _wait_for_view(self, partition: int) -> None:
-        if partition in self._caught_up:
+        caught_up = self._caught_up
+        if partition in caught_up:
             return
         target = await asyncio.to_thread(self._end_offset, partition)
         while self._position(partition) < target:
             if error := self._reader.state().error:
                 raise NotReady(f"the view of {topics.KEYS.name} has stopped: {error}")
             await asyncio.sleep(POLL_S)
-        self._caught_up.add(partition)
+        caught_up.add(partition)
+
+    async def _has_caught_up(self, partition: int) -> bool:
+        caught_up = self._caught_up
+        if partition not in caught_up:
+            target = await asyncio.to_thread(self._end_offset, partition)
+            if self._position(partition) >= target:
+                caught_up.add(partition)
+        return caught_up is self._caught_up and partition in caught_up
 
     async def _publish(self, decided: Decided) -> None:
         try:

@@ -17,6 +17,7 @@ from schemas.values import Record
 
 T = TypeVar("T", bound=Record)
 
+UNDECODABLE: Final = "undecodable"
 CACHED_RECORDS: Final = 4096
 """Decoded records kept per process, found by their bytes: decoding costs 10 to 60 times the read."""
 
@@ -145,12 +146,19 @@ class Reads:
         return [layout.unpack_rejection(value) for _, value in self._range(layout.REJECTED, b"")]
 
     def regressions(self) -> list[Rejection]:
-        """Late writes of a zombie that nobody has written over yet: the owner of the partition does."""
-        return [seen for seen in self.rejected() if seen.fate == "stale" and self._unrepaired(seen)]
+        """
+        Refused records that compaction would keep in place of the right ones, the last of each record key.
 
-    def _unrepaired(self, seen: Rejection) -> bool:
+        A zombie's late write, or a rogue's record or tombstone; the owner of the partition writes the right record over
+        it. Not an undecodable one: a newer program may have written it, and knows better.
+        """
+        seen = [each for each in self.rejected() if each.reason != UNDECODABLE]
+        last = {(each.topic, each.partition, each.record_key): each for each in seen}
+        return [each for each in last.values() if self._supersedes(each)]
+
+    def _supersedes(self, seen: Rejection) -> bool:
         place = self.coordinates(seen.topic, seen.record_key)
-        return place is not None and place.offset < seen.offset
+        return place is not None and place.partition == seen.partition and place.offset < seen.offset
 
     def _get(self, topic: str, record_key: bytes) -> bytes | None:
         if not 0 < len(record_key) <= layout.MAX_KEY:

@@ -174,6 +174,29 @@ def test_a_regression_is_told_until_it_is_written_over(rig: Rig) -> None:
     assert rig.reader.coordinates(topics.KEYS.name, new[0]) == (topics.partition_of(topics.KEYS, new[0], 4), 2)
 
 
+def test_what_compaction_would_keep_in_place_of_the_right_record_is_told(rig: Rig) -> None:
+    """A tombstone or another record under a held record key would outlive it; the last of each key is named."""
+    keys, film = key_record("film"), asset_record("film", 9)
+    rig.take(rig.log.put(keys), rig.log.put(film))
+    rig.take(rig.log.put_raw(topics.KEYS, keys[0], None), rig.log.put_raw(topics.KEYS, keys[0], None))
+    rig.take(rig.log.put((keys[0], key_record("film", seed="another")[1])))
+    rig.take(rig.log.put((film[0], asset_record("other", 10)[1])))
+    told = {seen.record_key: seen.reason for seen in rig.reader.regressions()}
+    assert told == {keys[0]: "key_changed", film[0]: "record_key_of_another"}
+    assert rig.take(rig.log.put(keys), rig.log.put(film)) == {"same": 2}
+    assert rig.reader.regressions() == []
+
+
+def test_what_supersedes_nothing_needs_no_repair(rig: Rig) -> None:
+    """On another partition compaction leaves the right record alone; an unreadable record may be a newer program's."""
+    film = asset_record("film", 9)
+    message = rig.log.put(film)
+    rig.take(message, rig.log.put(film, partition=(message.partition + 1) % 4))
+    rig.take(rig.log.put_raw(topics.KEYS, film[0], b"\xc3\x01 of another release"))
+    assert rig.writer.facts.quarantined == 2
+    assert rig.reader.regressions() == []
+
+
 def test_only_an_entitlement_can_be_deleted(rig: Rig) -> None:
     """A tombstone ends an entitlement; anywhere else it is quarantined and the record stays."""
     keyed = [

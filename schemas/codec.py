@@ -7,6 +7,7 @@ string. Schemas that were released stay readable: `schemas/history` holds them, 
 
 import io
 import json
+import re
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final, TypeVar, cast
@@ -64,6 +65,9 @@ _UNREADABLE: Final = (
     SchemaResolutionError,
 )
 """What fastavro raises on bytes that are no value of the schema, or of one that does not resolve to ours."""
+
+_REPEATED: Final = re.compile(r" '.*'(?= - at `|$)", re.DOTALL)
+"""In "Invalid enum value 'x' - at `$.body.schemes[...]`" the value, which the sender chose."""
 
 
 class Schema(msgspec.Struct, frozen=True):
@@ -181,7 +185,7 @@ def from_plain(value: Any, kind: type[T]) -> T:
     try:
         return msgspec.convert(value, kind, builtin_types=(bytes,))
     except msgspec.ValidationError as error:
-        raise InvalidRecord(f"{kind.__name__}: {error}", field=_field_of(str(error))) from None
+        raise _refusal(error, kind) from None
 
 
 def decode_json(data: bytes, kind: type[T]) -> T:
@@ -191,7 +195,13 @@ def decode_json(data: bytes, kind: type[T]) -> T:
     except RecursionError:
         raise InvalidRecord(f"{kind.__name__}: the JSON is nested too deeply", field="value") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRecord(f"{kind.__name__}: {error}", field=_field_of(str(error))) from None
+        raise _refusal(error, kind) from None
+
+
+def _refusal(error: Exception, kind: type[Record]) -> InvalidRecord:
+    """What msgspec says, without the value that it repeats: a dead letter holds no content."""
+    message = _REPEATED.sub("", str(error))
+    return InvalidRecord(f"{kind.__name__}: {message}", field=_field_of(message))
 
 
 def _field_of(message: str) -> str:

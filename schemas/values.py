@@ -107,7 +107,7 @@ def check_label(label: str, field: str = "tracks.label") -> str:
     parts = label.split("+")
     if not set(parts) <= LABELS or len(set(parts)) != len(parts) or ("ALL" in parts and len(parts) > 1):
         known = ", ".join(sorted(LABELS))
-        message = f"{field} {label[:64]!r} is not one of {known}, nor several of them joined by +"
+        message = f"{field} must be one of {known}, or several of them joined by +"
         raise InvalidRecord(message, field=field)
     return label
 

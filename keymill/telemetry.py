@@ -27,10 +27,17 @@ RUN_SECONDS = Histogram(
     buckets=(0.001, 0.005, 0.02, 0.1, 0.5, 2, 10),
 )
 REPAIRS = Counter("keymill_repairs_total", "Records written again after a regression was read back", ["reason"])
-VIEW_RECORDS = Counter("keymill_view_records_total", "Records read into a view by fate", ["topic", "fate"])
 VIEW_READY = Gauge("keymill_view_ready", "1 when the view has caught up once", multiprocess_mode="max")
 VIEW_STALENESS = Gauge(
     "keymill_view_staleness_seconds", "Seconds since the view last heard from the brokers", multiprocess_mode="max"
+)
+VIEW_STOPPED = Gauge(
+    "keymill_view_stopped",
+    "1 when the view's follower has stopped for good and only what it holds is served; page",
+    multiprocess_mode="max",
+)
+VIEW_STALE = Gauge(
+    "keymill_view_stale", "Records that a view passed over as older than what it held", multiprocess_mode="max"
 )
 QUARANTINED = Gauge(
     "keymill_view_quarantined", "Records that a view refused; page when it rises", multiprocess_mode="max"

@@ -26,6 +26,7 @@ from keymill.kafka.admin import end_offsets, require_topics
 from keymill.kafka.producer import Publisher
 from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
+from keymill.snapshot import gauges
 from keymill.snapshot.follower import Follower
 from keymill.snapshot.reader import SnapshotReader
 from keymill.snapshot.store import GIB
@@ -147,7 +148,9 @@ def _app(settings: ProcessorSettings, provisioner: Provisioner, reader: Snapshot
         while not app.should_stop:
             await asyncio.sleep(REPAIR_S)
             follower.tend()
-            _require_following(follower, reader.state().error)
+            state = reader.state()
+            gauges.show(state)
+            _require_following(follower, state.error)
             await provisioner.repair()
 
     app = build_app(

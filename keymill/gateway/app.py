@@ -9,7 +9,6 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from keymill import telemetry
 from keymill.core.bodies import IngestBody, PolicyBody, RestoreBody, RevokeBody, RotateBody
 from keymill.errors import KeymillError
 from keymill.gateway import openapi
@@ -19,6 +18,7 @@ from keymill.gateway.dialects.widevine_route import WidevineDoor
 from keymill.gateway.service import Service
 from keymill.http.health import health_routes
 from keymill.http.problems import HANDLERS
+from keymill.snapshot import gauges
 from keymill.snapshot.follower import Follower
 from keymill.snapshot.reader import SnapshotReader
 from schemas import topics
@@ -118,8 +118,5 @@ async def _observe(reader: SnapshotReader) -> None:
     """Show the view's state in the metrics."""
     while True:
         with contextlib.suppress(KeymillError):
-            state = reader.state()
-            telemetry.VIEW_READY.set(state.ready)
-            telemetry.VIEW_STALENESS.set(state.staleness_s)
-            telemetry.QUARANTINED.set(state.quarantined)
+            gauges.show(reader.state())
         await asyncio.sleep(OBSERVE_S)

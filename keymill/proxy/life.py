@@ -18,6 +18,7 @@ from keymill.proxy.single_use import SWEEP_S, UsedTokens
 from keymill.proxy.terms import Terms
 from keymill.proxy.upstream.clearkey import ClearKey
 from keymill.proxy.waiting import Waiting
+from keymill.snapshot import gauges
 from keymill.snapshot.reader import SnapshotReader
 from keymill.snapshot.state import ViewState
 from schemas.values import DrmSystem
@@ -122,18 +123,12 @@ class Life:
                 if not self._open:
                     self._try_open()
                 if self._open:
-                    self._gauge()
+                    gauges.show(self._reader.state())
             except KeymillError as error:
                 log.error("the view cannot be read", reason=str(error))
                 self._reader.close()  # it is opened anew: another environment may lie there now
                 self._open = False
             await asyncio.sleep(WATCH_S if self._open else OPEN_RETRY_S)
-
-    def _gauge(self) -> None:
-        state = self._reader.state()
-        telemetry.VIEW_READY.set(state.ready)
-        telemetry.VIEW_STALENESS.set(state.staleness_s)
-        telemetry.QUARANTINED.set(state.quarantined)
 
 
 async def _sweep(used: UsedTokens) -> None:

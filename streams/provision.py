@@ -106,11 +106,11 @@ class Provisioner:
         Not before the view has passed what a former owner may have written, and not after the partition has left: what
         is held then is older than what it would supersede.
         """
+        for partition in self._owned:  # a quiet partition has no run that would do it
+            self._overlay.read_back(partition, self._position(partition))
         suspects = {wrong.partition for wrong, _ in self._superseded(self._owned)}
         trusted = frozenset([partition for partition in suspects if await self._has_caught_up(partition)])
         async with self._lock:
-            for partition in trusted:  # a quiet partition has no run that would do it
-                self._overlay.read_back(partition, self._position(partition))
             for wrong, held in self._superseded(trusted):
                 if wrong.partition not in self._owned:
                     continue

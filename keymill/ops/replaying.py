@@ -68,28 +68,39 @@ class Report(msgspec.Struct, kw_only=True):
 
 
 class Held:
-    """The newest record of every record key of one partition of the key topic."""
+    """
+    The newest record of every record key of one partition of the key topic.
+
+    `wrong` are the record keys whose newest record is a tombstone or cannot be read: reported, and judged no further.
+    """
 
     def __init__(self, partition: int) -> None:
         self.partition = partition
         self.values: dict[bytes, bytes] = {}
         self.applied: dict[bytes, tuple[int, int]] = {}
+        self.wrong: set[bytes] = set()
         self.newest = (0, -1)
 
     def add(self, record_key: bytes, value: bytes | None, report: Report) -> None:
         """Take a record in topic order."""
+        self.wrong.discard(record_key)
         if value is None:
-            report.note("different", record_key, "a tombstone: keys are revoked, never deleted")
+            self._refuse(record_key, "a tombstone: keys are revoked, never deleted", report)
             return
         self.values[record_key] = value
         if not is_key_set(record_key):
             try:
                 position = decode(value, AssetRecord).applied
             except InvalidRecord as error:
-                report.note("different", record_key, str(error))
+                self._refuse(record_key, str(error), report)
                 return
             self.applied[record_key] = (position.generation, position.offset)
             self.newest = max(self.newest, self.applied[record_key])
+
+    def _refuse(self, record_key: bytes, detail: str, report: Report) -> None:
+        report.note("different", record_key, detail)
+        self.wrong.add(record_key)
+        self.values.pop(record_key, None)
 
 
 class _Recomputed:
@@ -123,9 +134,11 @@ def compare(events: Iterable[RawRecord], held: Held, decider: Decider, generatio
 
 
 def _is_pending(event: RawRecord, held: Held, generation: int) -> bool:
-    at = (generation, event.offset)
-    reached = held.applied.get(event.key or b"")
-    return at > (held.newest if reached is None else reached)
+    at, record_key = (generation, event.offset), event.key or b""
+    reached = held.applied.get(record_key)
+    if reached is None:
+        return record_key not in held.wrong and at > held.newest
+    return at > reached
 
 
 def _run_of(event: RawRecord, generation: int) -> Run:
@@ -150,9 +163,11 @@ def _take(decided: Decided, again: _Recomputed, report: Report) -> None:
 def _judge(again: _Recomputed, held: Held, report: Report) -> None:
     for record_key, asset in again.assets.items():
         value = held.values.get(record_key)
+        if record_key in held.wrong:
+            continue
         if value is None:
             report.note("missing", record_key, "asset record")
-        elif record_key in held.applied and decode(value, AssetRecord) != asset:
+        elif decode(value, AssetRecord) != asset:
             report.note("different", record_key, "asset record is not the fold of its events")
         else:
             report.identical += 1
@@ -164,6 +179,8 @@ def _judge(again: _Recomputed, held: Held, report: Report) -> None:
 
 def _judge_key_record(record_key: bytes, expected: bytes, held: Held, report: Report) -> None:
     value = held.values.get(record_key)
+    if record_key in held.wrong:
+        return
     if value is None:
         report.note("missing", record_key, "key record")
         return

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka import TopicPartition as KafkaPartition
+from aiokafka.consumer import fetcher as upstream
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import CommitFailedError, ConsumerStoppedError, IllegalStateError
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata
@@ -20,6 +21,7 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 
 from keymill.errors import Corrupt, Misconfigured
 from keymill.telemetry import logger
+from streams.batches import Batches
 from streams.runs import RawRecord, Run, Stamp, TopicPartition
 
 FETCH_WAIT_MS = 100
@@ -70,6 +72,7 @@ class RunThread(AIOKafkaConsumerThread):
         # An aborted event of a transactional ingest system must not make keys that replay would never find again.
         consumer._isolation_level = "read_committed"
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
+        upstream.MemoryRecords = Batches  # the name that its requests look up
         return consumer
 
     # -- called from the event loop's thread

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaProducer
 
 from tests.broker import running_broker
 from tests.transport_workers import Broker, WorkerProcess, wait_for, workers
@@ -117,3 +118,23 @@ def test_the_transport_alone_is_fast_enough(broker: Broker, tmp_path: Path):
 def _rate(worker: WorkerProcess) -> float:
     runs = worker.runs()
     return sum(run["n"] for run in runs[1:]) / (runs[-1]["t"] - runs[0]["t"])
+
+
+@pytest.mark.parametrize("no_cython", ["", "1"], ids=["cython", "python"])
+def test_whatever_the_broker_takes_is_read(broker: Broker, tmp_path: Path, no_cython: str):
+    """Every compression, and a header whose name is no UTF-8: no producer's choice stops a partition."""
+    topic = f"codecs{no_cython}"
+    broker.create(topic, partitions=1)
+    codecs = ["none", "gzip", "snappy", "lz4", "zstd"]
+    for codec in codecs:
+        broker.produce(topic, {0: [f"{codec} " * 50]}, **{"compression.type": codec})
+    name = type("Name", (str,), {"encode": lambda *_: b"\xff\xfe"})("x")
+    producer = KafkaProducer(bootstrap_servers=broker.bootstrap)
+    producer.send(topic, value=b"named", partition=0, headers=[(name, b"1")]).get(10)
+    producer.close()
+    with workers(tmp_path, bootstrap=broker.bootstrap, group=topic, topics=[topic]) as start:
+        worker = start(env={"NO_CYTHON": no_cython, "AIOKAFKA_NO_EXTENSIONS": no_cython} if no_cython else None)
+        wait_for(lambda: worker.handled() >= len(codecs) + 1)
+        assert worker.stop() == 0, worker.log()
+        runs = worker.runs()
+    assert values_by_partition(runs)[topic, 0] == [*(f"{codec} " * 50 for codec in codecs), "named"]

@@ -6,6 +6,7 @@ KEYMILL_TEST_SEED repeats a run's events and moments; the seed is printed with e
 
 import json
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -85,7 +86,9 @@ class Rig:
     def verdict(self) -> None:
         """The history has no violation, exactly the broken events are refused, and a replay finds nothing to do."""
         self.observer.read_to_end()
-        assert [] == self.violations(), f"KEYMILL_TEST_SEED={SEED}"
+        found = self.violations()
+        counts = Counter(violation.invariant for violation in found)
+        assert not found, f"KEYMILL_TEST_SEED={SEED}: {dict(counts)}, such as {found[:3]}"
         refused = {(letter.partition, letter.offset) for letter in self.observer.refused}
         broken = {place for driver in self.drivers for place in driver.to_refuse}
         assert broken == refused, f"KEYMILL_TEST_SEED={SEED}"

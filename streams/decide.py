@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from keymill.core.folding import Coordinates, fold
-from keymill.core.provisioning import make_key_record, needed
-from keymill.errors import InvalidRecord, Reject, UnknownKey
+from keymill.core.provisioning import Keys, make_key_record, needed
+from keymill.errors import InvalidRecord, Misconfigured, Reject, UnknownKey
 from keymill.kms.keyring import Keyring
 from keymill.telemetry import REQUEST_ID_HEADER
 from schemas.codec import encode
@@ -130,22 +130,35 @@ class Decider:
             position=LogPosition(generation=self._generation, offset=record.offset),
             timestamp=record.timestamp_ms,
         )
-        folded = fold(event, at=at, held=held, root_version=self._root_version(event, record))
+        folded = fold(event, at=at, held=held, root_version=self._root_version(event, record, held))
         for need in needed(folded.asset, event):
             if need.record_key in decided.key_records or lookup.has(need.record_key):
                 continue
-            keys = self._keyring.keys_for(event.organization, need.root_version)
+            keys = self._keys(event, need.root_version)
             decided.key_records[need.record_key] = encode(make_key_record(folded.asset, need, keys))
             decided.request_ids[need.record_key] = request_id_of(record)
         if folded.changed:
             decided.assets[record_key] = folded.asset
             decided.request_ids[record_key] = request_id_of(record)
 
-    def _root_version(self, event: AssetEvent, record: RawRecord) -> int:
+    def _root_version(self, event: AssetEvent, record: RawRecord, held: AssetRecord | None) -> int:
         try:
             return self._keyring.root_version_at(event.organization, record.timestamp_ms)
         except UnknownKey as error:
+            if held is not None:
+                raise _lost(error, event) from None
             raise UnknownKey(str(error), field="organization", code="unknown_organization") from None
+
+    def _keys(self, event: AssetEvent, root_version: int) -> Keys:
+        try:
+            return self._keyring.keys_for(event.organization, root_version)
+        except UnknownKey as error:
+            raise _lost(error, event) from None
+
+
+def _lost(error: UnknownKey, event: AssetEvent) -> Misconfigured:
+    """The keys were here once: an old copy of them is no fault of the event, which must wait and not be refused."""
+    return Misconfigured(f"asset {event.organization}/{event.asset}: {error}; restore the newest backup of the keys")
 
 
 def request_id_of(record: RawRecord) -> str:

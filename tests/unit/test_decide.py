@@ -5,16 +5,19 @@ from functools import partial
 
 import pytest
 
+from keymill.errors import Misconfigured, UnknownKey
 from keymill.kafka.outgoing import Outgoing, place
 from keymill.kms.keyring import Keyring
+from keymill.kms.provider import Kms
+from keymill.secret import Secret
 from keymill.telemetry import REQUEST_ID_HEADER
 from schemas import framing, topics
 from schemas.codec import encode
 from schemas.partition import partition_for
 from schemas.records import AssetRecord
-from streams.decide import MAX_FIELD, Decided, Decider
+from streams.decide import MAX_FIELD, Decided, Decider, Lookup
 from streams.runs import RawRecord, Run
-from tests.builders import NOW, ingest
+from tests.builders import NOW, folded, ingest
 from tests.fakes import MemoryKms
 
 PARTITIONS = 12
@@ -33,15 +36,17 @@ class Nothing:
         return False
 
 
-def decided(value: bytes, *headers: tuple[str, bytes | None]) -> Decided:
+def decided(
+    value: bytes, *headers: tuple[str, bytes | None], kms: Kms | None = None, lookup: Lookup | None = None
+) -> Decided:
     """What one record with the key demo/bbb calls for."""
     key = b"demo/bbb"
     record = RawRecord(topics.ASSETS.name, partition_for(key, PARTITIONS), 5, NOW, 1, key, value, headers)
     run = Run(record.topic, record.partition, 1, 1, 5, 6, [record], len(value))
     decode = partial(framing.decode_event, registry=None)
-    decider = Decider(Keyring(MemoryKms()), decode, partitions=PARTITIONS, generation=0)
+    decider = Decider(Keyring(kms or MemoryKms()), decode, partitions=PARTITIONS, generation=0)
     outcome = decider.begin(run)
-    decider.record(record, outcome, Nothing())
+    decider.record(record, outcome, lookup or Nothing())
     return outcome
 
 
@@ -59,3 +64,28 @@ def test_a_field_name_of_any_length_fits_the_dead_letter_topic() -> None:
     assert letter.field == "f" * MAX_FIELD
     outgoing = Outgoing(topic=topics.DEAD_LETTERS.name, record_key=b"k", value=encode(letter), partition=0)
     assert place(outgoing, {topics.DEAD_LETTERS.name: PARTITIONS}) == 0
+
+
+class _Held(Nothing):
+    def asset(self, organization: str, asset: str) -> AssetRecord | None:
+        return folded(ingest())
+
+
+class _OldBackup(MemoryKms):
+    """Knows the schedule, and lacks the root that it names."""
+
+    def hmac(self, organization: str, root_version: int, message: bytes) -> Secret:
+        raise UnknownKey(f"organization {organization} has no root version {root_version}")
+
+
+def test_an_organization_without_roots_is_the_events_fault() -> None:
+    """Nobody has created it: the event is refused."""
+    (letter,) = decided(encode(ingest()), kms=MemoryKms(names=("other",))).dead_letters
+    assert (letter.reason, letter.field) == ("unknown_organization", "organization")
+
+
+@pytest.mark.parametrize(("kms", "lookup"), [(MemoryKms(names=()), _Held()), (_OldBackup(), None)])
+def test_lost_keys_are_no_events_fault(kms: Kms, lookup: Lookup | None) -> None:
+    """With an old copy of the keys the processor stops; refusing would turn every event of an organization away."""
+    with pytest.raises(Misconfigured, match="restore"):
+        decided(encode(ingest()), kms=kms, lookup=lookup)

@@ -79,9 +79,7 @@ def configure(program: str, level: str = "info") -> None:
             ],
         )
     )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.captureWarnings(True)
     logging.getLogger("keymill").setLevel(level.upper())
     structlog.configure(

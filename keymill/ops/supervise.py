@@ -9,18 +9,21 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import IO, Final
 
 from keymill.errors import Unavailable
 from keymill.telemetry import logger
 
+KEYMILL: Final = (sys.executable, "-m", "keymill.ops.cli")
 START_DEADLINE_S: Final = 60.0
 """A program answers within seconds; this is for a busy machine and a long catch-up."""
 BACKOFF_S: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
 HEALTHY_S: Final = 10.0
 """A child that lived this long starts again without waiting."""
 ASK_S: Final = 0.05
+STATUS_S: Final = 1.0
 _DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Our own children are asked directly, whatever HTTP proxy the environment names."""
 
@@ -34,10 +37,12 @@ class Child:
     Its stdout is one line of JSON, `{"listening": "http://…"}`, when it answers; its stderr is ours.
     """
 
-    def __init__(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, command: list[str], environment: Mapping[str, str], program: Sequence[str] = KEYMILL
+    ) -> None:
         self.name = name
         self.url = ""
-        self._command = [sys.executable, "-m", "keymill.ops.cli", *command, "--parent", str(os.getpid())]
+        self._command = [*program, *command, "--parent", str(os.getpid())]
         self._environment = {**os.environ, **environment}
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
@@ -64,6 +69,8 @@ class Child:
         assert self._process is not None and self._process.stdout is not None
         line = _read_line(self._process.stdout, self._started + START_DEADLINE_S)
         if not line:
+            with suppress(subprocess.TimeoutExpired):  # its stdout closes a moment before it has a status
+                self._process.wait(STATUS_S)
             status = self._process.poll()
             raise Unavailable(
                 f"the {self.name} did not start (exit status {status}): its reason stands in the log above"

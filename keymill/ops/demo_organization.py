@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from keymill.config import Settings
 from keymill.ops.credentials import Kind, create_credential, create_organization, existing
 from keymill.ops.tokens import ensure_token_key, put_service
@@ -36,14 +38,15 @@ def ensure_demo(settings: Settings, bootstrap: str) -> dict[str, str]:
 
 def _read(path: Path) -> dict[str, dict[str, str]]:
     try:
-        return {kind: dict(entry) for kind, entry in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, AttributeError):
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, str]])
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return {}  # a new folder, or a file that somebody damaged: fresh credentials do no harm
 
 
 def _write(path: Path, known: dict[str, dict[str, str]]) -> None:
     fresh = path.with_suffix(".new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.fchmod(descriptor, 0o600)  # a crash may have left it with another mode
     with os.fdopen(descriptor, "w") as file:
         json.dump(known, file, indent=1)
     os.replace(fresh, path)

@@ -2,7 +2,12 @@
 
 from collections.abc import Sequence
 from contextlib import closing
+from typing import TypeVar
 
+from confluent_kafka import Message
+
+from keymill import telemetry
+from keymill.errors import InvalidRecord
 from keymill.kafka.admin import end_offsets, require_topics
 from keymill.kafka.producer import Outgoing, Publisher
 from keymill.kafka.scan import scan_partition
@@ -12,6 +17,8 @@ from schemas.codec import decode, encode
 from schemas.ids import scoped_key
 
 Published = Credential | Service
+P = TypeVar("P", Credential, Service)
+log = telemetry.logger("ops.access")
 
 
 def record_of(record: Published) -> Outgoing:
@@ -33,11 +40,8 @@ def publish(bootstrap: str, records: Sequence[Published]) -> None:
 
 def credentials(bootstrap: str, organization: str) -> dict[str, Credential]:
     """Every credential of an organization by its id, as the topic has it now."""
-    found: dict[str, Credential] = {}
-    for value in _latest(bootstrap, topics.CREDENTIALS, organization).values():
-        record = decode(value, Credential)
-        found[record.credential] = record
-    return found
+    latest = _latest(bootstrap, topics.CREDENTIALS, organization, Credential)
+    return {record.credential: record for record in latest.values()}
 
 
 def organizations(bootstrap: str) -> dict[str, Credential]:
@@ -45,28 +49,39 @@ def organizations(bootstrap: str) -> dict[str, Credential]:
     found: dict[str, Credential] = {}
     for partition, end in end_offsets(bootstrap, topics.CREDENTIALS.name).items():
         for message in scan_partition(bootstrap, topics.CREDENTIALS.name, partition, end=end):
-            key, value = message.key(), message.value()
-            if isinstance(key, bytes) and key.endswith(b"/self") and value is not None:
-                record = decode(value, Credential)
+            if (message.key() or b"").endswith(b"/self") and (record := _read(message, Credential)):
                 found[record.organization] = record
     return found
 
 
 def service(bootstrap: str, organization: str, name: str, version: str) -> Service | None:
     """A service configuration as the topic has it now."""
-    value = _latest(bootstrap, topics.SERVICES, organization).get(scoped_key(organization, name, version))
-    return None if value is None else decode(value, Service)
+    latest = _latest(bootstrap, topics.SERVICES, organization, Service)
+    return latest.get(scoped_key(organization, name, version))
 
 
-def _latest(bootstrap: str, topic: topics.Topic, organization: str) -> dict[bytes, bytes]:
-    """The newest value of every record key of an organization, whose records all stand on one partition."""
+def _latest(bootstrap: str, topic: topics.Topic, organization: str, kind: type[P]) -> dict[bytes, P]:
+    """The newest readable record of every record key of an organization, which all stand on one partition."""
     prefix = scoped_key(organization, "")
     adopted = require_topics(bootstrap, [topic.name])[topic.name]
     partition = topics.partition_of(topic, prefix, adopted.partitions)
     end = end_offsets(bootstrap, topic.name)[partition]
-    values: dict[bytes, bytes] = {}
+    found: dict[bytes, P] = {}
     for message in scan_partition(bootstrap, topic.name, partition, end=end):
-        key, value = message.key(), message.value()
-        if isinstance(key, bytes) and key.startswith(prefix) and value is not None:
-            values[key] = value
-    return values
+        key = message.key() or b""
+        if key.startswith(prefix) and (record := _read(message, kind)):
+            found[key] = record
+    return found
+
+
+def _read(message: Message, kind: type[P]) -> P | None:
+    """The record, or None for what every view quarantines too: a tombstone, an unreadable or a misplaced one."""
+    value = message.value()
+    if value is None:
+        return None
+    try:
+        record = decode(value, kind)
+    except InvalidRecord as error:
+        log.warning("record refused", topic=message.topic(), offset=message.offset(), reason=str(error))
+        return None
+    return record if record_of(record).record_key == message.key() else None

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer
 
 from keymill.core.credentials import signer_identity, token_digest
 from keymill.core.envelope import unwrap_secret
@@ -17,6 +18,7 @@ from keymill.ops import access
 from keymill.ops.credentials import Kind, create_credential, create_organization, existing, revoke_credential
 from schemas import topics
 from schemas.access import ApiKey, WidevineSigner
+from schemas.codec import encode
 from tests.broker import running_broker
 
 
@@ -105,3 +107,21 @@ def test_mistakes_are_named(bootstrap: str, key_file: Path) -> None:
     assert "globex" in access.organizations(bootstrap)
     with pytest.raises(UnknownKey):
         revoke_credential(bootstrap, "globex", "nothing")
+
+
+def test_what_no_view_takes_no_command_trips_over(bootstrap: str, key_file: Path) -> None:
+    """Garbage, a tombstone and a record of another under a credential's record key leave it what it was."""
+    create_organization(bootstrap, key_file, "umbrella")
+    key = create_credential(bootstrap, key_file, "umbrella", Kind.API_KEY, "cms")
+    before = existing(bootstrap, "umbrella")
+    producer = Producer({"bootstrap.servers": bootstrap})
+    for name in ("self", key.credential, "unknown"):
+        for value in (b"junk", None, encode(before["self"]), encode(before[key.credential])):
+            own = value is not None and value == encode(before.get(name, before["self"]))
+            record_key = f"umbrella/{name}".encode()
+            partition = topics.partition_of(topics.CREDENTIALS, record_key, 4)
+            if not own:
+                producer.produce(topics.CREDENTIALS.name, value, record_key, partition=partition)
+    assert producer.flush(10) == 0
+    assert existing(bootstrap, "umbrella") == before
+    assert access.organizations(bootstrap)["umbrella"] == before["self"]

@@ -2,11 +2,12 @@
 What a fetch brought, read to its end whatever a producer called its headers.
 
 aiokafka decodes header names as UTF-8 and fails at any other. The broker takes such a record, so it would end every
-worker that reads its partition, for ever; Java's clients read it with replacement characters, and so is it read here.
+worker that reads its partition, for ever. Here it is read as a record without headers, as `keymill.kafka.scan` reads
+it, so that a replay decides about it what the processor decided.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import _DefaultRecordBatchPy
@@ -57,11 +58,18 @@ def _read_leniently(data: bytes, number: int) -> list[Any]:
     batch = _DefaultRecordBatchPy(batches._next_slice)
     batch._maybe_uncompress()
     batch._buffer = _Lenient(batch._buffer)
-    return list(batch)
+    records = list(batch)
+    for record in records:
+        if any(name is _UNREADABLE for name, _ in record.headers):
+            record.headers.clear()
+    return records
+
+
+_UNREADABLE: Final = "\ufffd"
 
 
 class _Lenient(bytearray):
-    """Bytes whose parts decode with replacement characters."""
+    """Bytes whose parts decode to `_UNREADABLE` where they are no UTF-8."""
 
     def __getitem__(self, at: Any) -> Any:
         found = super().__getitem__(at)
@@ -69,4 +77,7 @@ class _Lenient(bytearray):
 
     def decode(self, *_arguments: Any, **_named: Any) -> str:
         """Never raises."""
-        return bytes(self).decode("utf-8", "replace")
+        try:
+            return bytes(self).decode()
+        except UnicodeDecodeError:
+            return _UNREADABLE

@@ -49,9 +49,12 @@ def scan_partition(
 
 
 def headers_of(message: Message) -> tuple[tuple[str, bytes], ...]:
-    """A record's headers; a null value is empty."""
-    pairs: list[tuple[str, bytes | None]] = message.headers() or []  # type: ignore[assignment]
-    return tuple((name, value or b"") for name, value in pairs)
+    """A record's headers, a null value empty; none at all when a name is no UTF-8, as in `streams.batches`."""
+    try:
+        pairs: list[tuple[str, bytes | None]] = message.headers() or []  # type: ignore[assignment]
+        return tuple((name, value or b"") for name, value in pairs)
+    except (UnicodeDecodeError, SystemError):  # the client's C code returns and raises at once
+        return ()
 
 
 def _records(consumer: Consumer, topic: str, partition: int, begin: int, end: int) -> Iterator[Message]:

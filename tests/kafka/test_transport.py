@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from kafka import KafkaProducer
 
+from keymill.kafka.scan import headers_of, scan_partition
 from tests.broker import running_broker
 from tests.transport_workers import Broker, WorkerProcess, wait_for, workers
 
@@ -138,3 +139,5 @@ def test_whatever_the_broker_takes_is_read(broker: Broker, tmp_path: Path, no_cy
         assert worker.stop() == 0, worker.log()
         runs = worker.runs()
     assert values_by_partition(runs)[topic, 0] == [*(f"{codec} " * 50 for codec in codecs), "named"]
+    scanned = [headers_of(message) for message in scan_partition(broker.bootstrap, topic, 0, end=len(codecs) + 1)]
+    assert scanned == [()] * (len(codecs) + 1)

@@ -23,6 +23,7 @@ from keymill.config import HttpSettings, Settings
 from keymill.errors import KeymillError, Misconfigured
 from keymill.http.health import Measured, Readiness
 from keymill.http.problems import Problems
+from keymill.http.protocol import BoundedProtocol
 from keymill.http.request_id import RequestId
 
 BACKLOG: Final = 2048
@@ -117,7 +118,7 @@ def _config(app: ASGIApp, settings: Settings, *, lifespan: bool = True) -> uvico
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http="httptools",
+            http=BoundedProtocol,
             ws="none",
             lifespan="on" if lifespan else "off",
             log_config=None,

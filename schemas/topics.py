@@ -174,7 +174,6 @@ DEAD_LETTERS: Final = Topic(
     cleanup=Cleanup.DELETE,
     writers=(Program.PROCESSOR,),
     readers=(Program.GATEWAY, Program.CONNECT, Program.OPS),
-    retention_ms=400 * DAY_MS,
 )
 
 CATALOGUE: Final = (

@@ -79,7 +79,8 @@ class DeadLetters:
 
     def _take(self, consumer: Consumer) -> None:
         try:
-            messages = consumer.consume(BATCH, POLL_S)
+            first = consumer.poll(POLL_S)  # consume() alone would wait its time out before it gives anything
+            messages = [] if first is None else [first, *consumer.consume(BATCH, 0)]
         except KafkaException as error:
             log.warning("dead letters cannot be read", error=str(error))
             self._stop.wait(POLL_S)

@@ -1,5 +1,6 @@
 """`keymill replay`: read the log from its beginning and compare. Writes nothing, may run while everything serves."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,8 @@ from confluent_kafka import Message
 from rich.console import Console
 from rich.progress import Progress
 
-from keymill.config import Settings, load
+from keymill.config import ProcessorSettings, load
+from keymill.errors import InvalidRecord
 from keymill.kafka.admin import end_offsets, require_topics
 from keymill.kafka.scan import headers_of, scan_partition
 from keymill.kms.keyfile import KeyFile
@@ -17,28 +19,32 @@ from keymill.kms.keyring import Keyring
 from keymill.ops.address import bootstrap_of
 from keymill.ops.replaying import Held, Report, compare
 from schemas import topics
+from schemas.codec import decode
 from schemas.framing import decode_event
+from schemas.records import DeadLetter
 from streams.decide import Decider
+from streams.registry import registry_lookup
 from streams.runs import RawRecord
 
 
-def verify(settings: Settings, bootstrap: str, console: Console) -> Report:
+def verify(settings: ProcessorSettings, bootstrap: str, console: Console) -> Report:
     """Replay every partition of the asset topic; a progress bar on a terminal, nothing elsewhere."""
-    adopted = require_topics(bootstrap, (topics.ASSETS.name, topics.KEYS.name))
+    adopted = require_topics(bootstrap, (topics.ASSETS.name, topics.KEYS.name, topics.DEAD_LETTERS.name))
     source = adopted[topics.ASSETS.name]
-    decider = Decider(
-        Keyring(KeyFile(settings.keys_path)), decode_event, partitions=source.partitions, generation=source.generation
-    )
+    decoder = partial(decode_event, registry=registry_lookup(settings.registry_url))
+    keyring = Keyring(KeyFile(settings.keys_path))
+    decider = Decider(keyring, decoder, partitions=source.partitions, generation=source.generation)
     report = Report()
     key_ends = end_offsets(bootstrap, topics.KEYS.name)  # before the events' ends: what is folded meanwhile is pending
     event_ends = end_offsets(bootstrap, topics.ASSETS.name)
+    letter_ends = end_offsets(bootstrap, topics.DEAD_LETTERS.name)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("replaying", total=source.partitions)
         for partition in range(source.partitions):
             held = _held(bootstrap, partition, key_ends[partition], report)
-            source_end = event_ends[partition]
-            events = map(_raw, scan_partition(bootstrap, topics.ASSETS.name, partition, end=source_end))
-            compare(events, held, decider, source.generation, report)
+            refused = _refused(bootstrap, partition, letter_ends[partition], source.generation)
+            events = map(_raw, scan_partition(bootstrap, topics.ASSETS.name, partition, end=event_ends[partition]))
+            compare(events, held, decider, source.generation, report, refused)
             progress.advance(task)
     return report
 
@@ -48,6 +54,25 @@ def _held(bootstrap: str, partition: int, end: int, report: Report) -> Held:
     for message in scan_partition(bootstrap, topics.KEYS.name, partition, end=end):
         held.add(message.key() or b"", message.value(), report)
     return held
+
+
+def _refused(bootstrap: str, partition: int, end: int, generation: int) -> frozenset[int]:
+    """Offsets of the asset partition that have a dead letter, which stands on the partition of the same number."""
+    letters = (
+        _letter(message.value()) for message in scan_partition(bootstrap, topics.DEAD_LETTERS.name, partition, end=end)
+    )
+    return frozenset(
+        letter.offset
+        for letter in letters
+        if letter and (letter.topic, letter.partition, letter.generation) == (topics.ASSETS.name, partition, generation)
+    )
+
+
+def _letter(value: bytes | None) -> DeadLetter | None:
+    try:
+        return decode(value or b"", DeadLetter)
+    except InvalidRecord:
+        return None  # somebody else's record: what it might refuse shows up as missing
 
 
 def _raw(message: Message) -> RawRecord:
@@ -74,7 +99,7 @@ def replay(
 
     Exit code 1 when anything is missing, different or unexpected; each difference is listed.
     """
-    settings = load(Settings, data=data, bootstrap=bootstrap)
+    settings = load(ProcessorSettings, data=data, bootstrap=bootstrap)
     report = verify(settings, bootstrap_of(settings), Console(stderr=True))
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())

@@ -17,7 +17,7 @@ from schemas.codec import decode
 from schemas.ids import asset_key, is_key_set
 from schemas.records import AssetRecord, KeyRecord
 from schemas.values import Record
-from streams.decide import Decided, Decider
+from streams.decide import Decider
 from streams.runs import RawRecord, Run
 
 MAX_LISTED: Final = 1000
@@ -38,10 +38,10 @@ class Report(msgspec.Struct, kw_only=True):
 
     Args:
         identical: records with the same KIDs, fingerprints and fields; the wrapping epoch is not compared.
-        missing: records that an event calls for and the topic lacks.
+        missing: records, or dead letters, that an event calls for and that are not there.
         different: records that contradict their events.
         unexpected: records that no event calls for.
-        refused: events that can never succeed, each in the dead letters.
+        refused: events with a dead letter.
         pending: events newer than anything the processors have applied.
     """
 
@@ -119,17 +119,36 @@ class _Recomputed:
         return record_key in self.key_records
 
 
-def compare(events: Iterable[RawRecord], held: Held, decider: Decider, generation: int, report: Report) -> None:
-    """Replay one partition's *events* and add what differs from *held* to the report."""
+def compare(
+    events: Iterable[RawRecord],
+    held: Held,
+    decider: Decider,
+    generation: int,
+    report: Report,
+    refused: frozenset[int] = frozenset(),
+) -> None:
+    """
+    Replay one partition's *events* and add what differs from *held* to the report.
+
+    Args:
+        refused: offsets with a dead letter. What was refused once stays refused, whatever would be decided now: an
+            organization that got its roots later must not give a version another first event (ADR 0007).
+    """
     again = _Recomputed()
     for event in events:
         report.events += 1
+        if event.offset in refused:
+            report.refused += 1
+            continue
         if _is_pending(event, held, generation):
             report.pending += 1
             continue
         decided = decider.begin(_run_of(event, generation))
         decider.record(event, decided, again)
-        _take(decided, again, report)
+        for letter in decided.dead_letters:
+            report.note("missing", event.key or b"", f"dead letter of offset {event.offset}: {letter.message}")
+        again.assets.update(decided.assets)
+        again.key_records.update(decided.key_records)
     _judge(again, held, report)
 
 
@@ -152,12 +171,6 @@ def _run_of(event: RawRecord, generation: int) -> Run:
         records=(event,),
         size=0,
     )
-
-
-def _take(decided: Decided, again: _Recomputed, report: Report) -> None:
-    report.refused += len(decided.dead_letters)
-    again.assets.update(decided.assets)
-    again.key_records.update(decided.key_records)
 
 
 def _judge(again: _Recomputed, held: Held, report: Report) -> None:

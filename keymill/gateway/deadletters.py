@@ -1,5 +1,7 @@
 """The newest dead letters: a tail of drm.dlq.v1 from its end, without a group, in bounded memory."""
 
+import os
+import signal
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -74,6 +76,9 @@ class DeadLetters:
         try:
             while not self._stop.is_set():
                 self._take(consumer)
+        except Exception:
+            log.critical("the tail of the dead letters failed, so the gateway ends", exc_info=True)
+            os.kill(os.getpid(), signal.SIGTERM)
         finally:
             consumer.close()
 

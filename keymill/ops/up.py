@@ -43,6 +43,9 @@ class Up:
         self._bootstrap = settings.bootstrap
         self._stop = threading.Event()
         self._kafka_failures = 0
+        self._kafka_doctor: threading.Thread | None = None
+        self._demo: dict[str, str] = {}
+        self._address: dict[str, Any] = {}
 
     def run(self) -> int:
         """Run until a signal; returns the exit code."""
@@ -76,10 +79,10 @@ class Up:
             for child in group:
                 child.wait_listening()
                 child.wait_ready()
-        line = self._line(demo)
-        write_address(settings.data, line)
+        self._demo = demo
+        self._note_address()
         if not self._stop.is_set():
-            print(json.dumps(line), flush=True)  # noqa: T201 the contract of design 8
+            print(json.dumps(self._address), flush=True)  # noqa: T201 the contract of design 8
 
     def _plan(self, ports: Iterator[int]) -> dict[str, list[Child]]:
         settings = self._settings
@@ -104,7 +107,7 @@ class Up:
             "proxy": [Child("proxy", ["proxy"], proxy)],
         }
 
-    def _line(self, demo: dict[str, Any]) -> dict[str, Any]:
+    def _line(self) -> dict[str, Any]:
         gateway, proxy = self._children["gateway"][0], self._children["proxy"][0]
         pids: dict[str, Any] = {
             "kafka": self._kafka.pids[0] if self._kafka else None,
@@ -117,17 +120,25 @@ class Up:
             "gateway": gateway.url,
             "proxy": proxy.url,
             "data": str(self._settings.data.absolute()),
-            "credentials": demo,
+            "credentials": self._demo,
             "service": {"name": "demo", "version": "1.0"},
             "pids": pids,
         }
 
     def _watch(self) -> None:
-        if self._kafka and self._kafka.poll():
-            self._restart_kafka(self._kafka)
+        if self._kafka and self._kafka.poll() and not (self._kafka_doctor and self._kafka_doctor.is_alive()):
+            # In a thread of its own: a child that ends meanwhile must not wait for the broker.
+            self._kafka_doctor = threading.Thread(target=self._restart_kafka, args=(self._kafka,), daemon=True)
+            self._kafka_doctor.start()
         for group in self._children.values():
             for child in group:
                 child.watch()
+        if self._line() != self._address:
+            self._note_address()
+
+    def _note_address(self) -> None:
+        self._address = self._line()
+        write_address(self._settings.data, self._address)
 
     def _restart_kafka(self, kafka: EmbeddedKafka) -> None:
         delay = KAFKA_BACKOFF_S[min(self._kafka_failures, len(KAFKA_BACKOFF_S) - 1)]

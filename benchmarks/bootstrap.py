@@ -26,9 +26,9 @@ from keymill.snapshot.follower import Follower
 from keymill.snapshot.reader import SnapshotReader
 from schemas import topics
 from schemas.codec import encode
-from schemas.events import Policy
 from schemas.ids import asset_key, key_set_key, scoped_key
 from schemas.partition import partition_for
+from schemas.policy import Policy
 from schemas.records import (
     AssetRecord,
     AssetState,

@@ -1,6 +1,7 @@
 """Who may ask for what: entitlements, service configurations, credentials."""
 
 from schemas import ids
+from schemas.policy import Policy
 from schemas.values import HASH_SIZE, MAX_TIME_MS, DrmSystem, Record, check_range, check_size
 
 
@@ -20,7 +21,7 @@ class Entitlement(Record, frozen=True, kw_only=True):
 
 
 class Service(Record, frozen=True, kw_only=True):
-    """A service configuration that `/getlicense` names."""
+    """A service configuration that `/getlicense` names. `limits` tightens what its licenses allow."""
 
     organization: str
     service: str
@@ -28,6 +29,7 @@ class Service(Record, frozen=True, kw_only=True):
     drm_system: DrmSystem
     upstream: str | None = None
     retired: bool = False
+    limits: Policy | None = None
 
     def __post_init__(self) -> None:
         ids.check_organization(self.organization)
@@ -36,9 +38,11 @@ class Service(Record, frozen=True, kw_only=True):
 
 
 class OrganizationCreated(Record, frozen=True, kw_only=True, tag=True):
-    """The organization itself; its credential id is `self`."""
+    """The organization itself; its credential id is `self`. `provider` is its name at Widevine's license server."""
 
     display_name: str
+    entitlements_required: bool = False
+    provider: str | None = None
 
 
 class ApiKey(Record, frozen=True, kw_only=True, tag=True):

@@ -2,6 +2,7 @@
 
 from keymill.errors import InvalidRecord
 from schemas import ids
+from schemas.policy import Policy
 from schemas.values import (
     FINGERPRINT_SIZE,
     HASH_SIZE,
@@ -14,7 +15,6 @@ from schemas.values import (
     Record,
     Scheme,
     check_label,
-    check_labels,
     check_range,
     check_salt,
     check_size,
@@ -157,23 +157,6 @@ def _check_request(name: str | None, field: str, request_hash: bytes | None, eve
         ids.check_name(name, field)
     check_size(request_hash, HASH_SIZE, "request_hash")
     check_range(event_time, 0, MAX_TIME_MS, "event_time")
-
-
-class Policy(Record, frozen=True, kw_only=True):
-    """What a license allows. Durations in seconds, 0 is unlimited; `allowed_tracks` None releases every track."""
-
-    can_play: bool
-    can_persist: bool = False
-    can_renew: bool = False
-    license_duration_s: int = 0
-    rental_duration_s: int = 0
-    playback_duration_s: int = 0
-    allowed_tracks: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("license_duration_s", "rental_duration_s", "playback_duration_s"):
-            check_range(getattr(self, name), 0, MAX_INT, name)
-        check_labels(self.allowed_tracks, "allowed_tracks")
 
 
 class PolicyCreated(Record, frozen=True, kw_only=True, tag=True):

@@ -5,8 +5,8 @@ The `.avsc` files beside this module are the contract; field names and order are
 
 from enum import StrEnum
 
-from schemas.events import Policy
-from schemas.values import FINGERPRINT_SIZE, KID_SIZE, LogPosition, Record, Scheme, check_least, check_size
+from schemas.policy import Policy
+from schemas.values import FINGERPRINT_SIZE, HASH_SIZE, KID_SIZE, LogPosition, Record, Scheme, check_least, check_size
 
 
 class AssetState(StrEnum):
@@ -151,6 +151,16 @@ class Claim(Record, frozen=True, kw_only=True):
     event: LogPosition
 
 
+class AcceptedRequest(Record, frozen=True, kw_only=True):
+    """An idempotency id of a policy change that was accepted, with the hash of its request."""
+
+    request_id: str
+    request_hash: bytes | None = None
+
+    def __post_init__(self) -> None:
+        check_size(self.request_hash, HASH_SIZE, "request_hash")
+
+
 class PolicyRecord(Record, frozen=True, kw_only=True):
     """A policy as it now is; `version` only goes up."""
 
@@ -161,8 +171,8 @@ class PolicyRecord(Record, frozen=True, kw_only=True):
     name: str
     policy: Policy
     applied: LogPosition
-    created_by: str | None = None
-    changed_by: str | None = None
+    created_by: AcceptedRequest | None = None
+    changed_by: AcceptedRequest | None = None
     created: int
     changed: int
 

@@ -20,8 +20,8 @@ from keymill.ops.supervise import Child
 from keymill.secret import Secret
 from schemas import topics
 from schemas.codec import encode
-from schemas.events import Policy
 from schemas.ids import scoped_key
+from schemas.policy import Policy
 from schemas.records import PolicyRecord, PolicyState
 from schemas.values import LogPosition
 

@@ -26,8 +26,9 @@ from keymill.snapshot import store
 from keymill.snapshot.state import Heartbeat, HeartbeatFile, boot_id
 from keymill.snapshot.writer import SnapshotWriter
 from schemas.access import Credential, Service, TokenKey
-from schemas.events import AssetEvent, Policy
+from schemas.events import AssetEvent
 from schemas.ids import asset_key, scoped_key
+from schemas.policy import Policy
 from schemas.records import AssetRecord, KeyRecord, PolicyRecord, PolicyState
 from schemas.values import DrmSystem, LogPosition, Record
 from tests import builders

@@ -8,8 +8,8 @@ from keymill.kafka.positions import Checkpoint, Described, Incoming, Slot
 from schemas import topics
 from schemas.access import Credential, Entitlement, Service, TokenKey
 from schemas.codec import encode
-from schemas.events import Policy
 from schemas.ids import asset_key, key_set_key, scoped_key
+from schemas.policy import Policy
 from schemas.records import (
     AssetRecord,
     AssetState,

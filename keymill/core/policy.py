@@ -6,16 +6,15 @@ A refusal is a value. Its code is stable and listed in docs/errors.md; its messa
 
 from typing import Final
 
+from keymill.core.merging import allows, override, released, tighten, unnamed
 from keymill.core.period import is_licensable
 from schemas.access import Entitlement
-from schemas.events import Policy
+from schemas.policy import Policy
 from schemas.records import AssetRecord, AssetState, KeyRecord, PolicyRecord
-from schemas.values import MAX_INT, MAX_TRACKS, Record, check_labels
+from schemas.values import Record, check_labels
 
 BUILT_IN_DEFAULT: Final = Policy(can_play=True)
 """Policy 0 of an organization that never changed it: plays online, stores nothing, limits no track and no time."""
-
-_DURATIONS: Final = ("license_duration_s", "rental_duration_s", "playback_duration_s")
 
 
 class Refusal(Record, frozen=True, kw_only=True):
@@ -34,6 +33,24 @@ class Scope(Record, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         check_labels(self.tracks, "tracks")
+
+
+class Asks(Record, frozen=True, kw_only=True):
+    """
+    What a request says about the policy.
+
+    Args:
+        overrides: of a server-side caller alone: they may loosen.
+        exclusively: nothing of the stored policy holds, the overrides alone do.
+        limits: of service and player, in this order: they only tighten.
+    """
+
+    overrides: Policy | None = None
+    exclusively: bool = False
+    limits: tuple[Policy, ...] = ()
+
+
+NOTHING_ASKED: Final = Asks()
 
 
 class Grant(Record, frozen=True, kw_only=True):
@@ -62,23 +79,6 @@ def effective_policy(asset: AssetRecord, stored: PolicyRecord | None) -> Policy 
     if stored is None or (stored.organization, stored.policy_id) != (asset.organization, asset.policy_id):
         return Refusal(code="policy_missing", message=f"policy {asset.policy_id} of the asset does not exist")
     return stored.policy
-
-
-def tighten(policy: Policy, *others: Policy) -> Policy:
-    """Merge so that the stricter one wins per field; 0 is the longest duration, and a looser wish is ignored."""
-    every = (policy, *others)
-    return Policy(
-        can_play=all(each.can_play for each in every),
-        can_persist=all(each.can_persist for each in every),
-        can_renew=all(each.can_renew for each in every),
-        allowed_tracks=_common(every),
-        **{name: _shortest(*(getattr(each, name) for each in every)) for name in _DURATIONS},
-    )
-
-
-def allows(allowed: tuple[str, ...] | None, label: str) -> bool:
-    """Whether *label* is among *allowed*, or is a union (`HD+UHD1`) whose every part is; None allows all."""
-    return allowed is None or label in allowed or set(label.split("+")) <= set(allowed)
 
 
 def barred(
@@ -111,28 +111,40 @@ def admit(
     now_ms: int,
     entitlement: Entitlement | None = None,
     entitlement_required: bool = False,
+    asks: Asks = NOTHING_ASKED,
 ) -> Grant | Refusal:
     """
     Decide on a license for an asset under its effective policy.
 
     1. The business rules, see `barred`.
-    2. The policy: no license outlasts the window or the entitlement that it was given on.
-    3. The tracks: all labels of all key versions that policy and token allow.
+    2. The policy: server-side overrides, then what only tightens. No license outlasts the window or the entitlement
+       that it was given on.
+    3. The tracks: a list of track specs must name every track that was declared; of all labels of all key versions
+       those that everything said allows.
     """
     # (1)
     refusal = barred(asset, scope, now_ms=now_ms, entitlement=entitlement, entitlement_required=entitlement_required)
     if refusal:
         return refusal
     # (2)
-    if not policy.can_play:
-        return Refusal(code="playback_denied", message="the asset's policy does not allow playback")
+    base = asks.overrides if asks.exclusively and asks.overrides is not None else override(policy, asks.overrides)
     until = [asset.available_until, entitlement.valid_until if entitlement and entitlement_required else None]
-    merged = tighten(policy, _limits(until, now_ms, scope.tracks))
+    merged = tighten(base, *asks.limits, _limits(until, now_ms, scope.tracks))
+    if not merged.can_play:
+        return Refusal(code="playback_denied", message="the asset's policy does not allow playback")
     # (3)
-    tracks = tuple(label for label in _labels(asset) if allows(merged.allowed_tracks, label))
+    if missing := uncovered(asset, base, *asks.limits):
+        return Refusal(code="tracks_not_named", message=_not_named(missing))
+    allowed = released(merged)
+    tracks = tuple(label for label in _labels(asset) if allows(allowed, label))
     if not tracks:
         return Refusal(code="no_key_allowed", message="policy and token allow none of the asset's tracks")
     return Grant(policy=merged, tracks=tracks, now_ms=now_ms)
+
+
+def uncovered(asset: AssetRecord, *policies: Policy) -> tuple[str, ...]:
+    """The labels that the asset's events declared and a policy with track specs does not name; none: as it must be."""
+    return unnamed(policies, _labels(asset, declared=True))
 
 
 def _entitled(asset: AssetRecord, entitlement: Entitlement | None, now_ms: int) -> bool:
@@ -153,27 +165,16 @@ def _out_of_window(asset: AssetRecord, now_ms: int) -> Refusal | None:
 
 def _limits(until_ms: list[int | None], now_ms: int, tracks: tuple[str, ...] | None) -> Policy:
     """A policy that limits nothing but the tracks and the license's end, to whole seconds, at least one."""
-    left_s = _shortest(*(min(max((end - now_ms) // 1000, 1), MAX_INT) for end in until_ms if end is not None))
-    return Policy(can_play=True, can_persist=True, can_renew=True, license_duration_s=left_s, allowed_tracks=tracks)
+    left_s = [max((end - now_ms) // 1000, 1) for end in until_ms if end is not None]
+    return Policy(license_duration_s=min(left_s, default=None), allowed_tracks=tracks)
 
 
-def _shortest(*durations_s: int) -> int:
-    return min((duration for duration in durations_s if duration), default=0)
+def _not_named(labels: tuple[str, ...]) -> str:
+    return f"content_key_specs must name every track of the asset: {', '.join(labels)} missing"
 
 
-def _common(policies: tuple[Policy, ...]) -> tuple[str, ...] | None:
-    """The labels that every policy allows; unions that follow from their parts are left out."""
-    limits = [policy.allowed_tracks for policy in policies if policy.allowed_tracks is not None]
-    if not limits:
-        return None
-    named = dict.fromkeys(label for limit in limits for label in limit)
-    common = [label for label in named if all(allows(limit, label) for limit in limits)]
-    single = {label for label in common if "+" not in label}
-    return tuple(label for label in common if label in single or not set(label.split("+")) <= single)[:MAX_TRACKS]
-
-
-def _labels(asset: AssetRecord) -> tuple[str, ...]:
-    """Every label that a key version of the asset has, in order of appearance."""
+def _labels(asset: AssetRecord, *, declared: bool = False) -> tuple[str, ...]:
+    """Every label that a key version of the asset has, or that an event named, in order of appearance."""
     sets = [key_set.tracks for version in asset.versions for key_set in version.key_sets]
     sets += [version.live.tracks for version in asset.versions if version.live]
-    return tuple(dict.fromkeys(track.label for tracks in sets for track in tracks))
+    return tuple(dict.fromkeys(t.label for tracks in sets for t in tracks if t.declared or not declared))

@@ -66,6 +66,7 @@ class Reason(StrEnum):
     PLAYBACK_DENIED = "playback_denied"
     PERSISTENCE_DENIED = "persistence_denied"
     NO_KEY_ALLOWED = "no_key_allowed"
+    TRACKS_NOT_NAMED = "tracks_not_named"
     NOT_READY = "not_ready"
     TOO_STALE = "too_stale"
     KEK_MISSING = "kek_missing"
@@ -97,6 +98,7 @@ STATUS: Final[dict[Reason, int]] = {
     Reason.PLAYBACK_DENIED: 403,
     Reason.PERSISTENCE_DENIED: 403,
     Reason.NO_KEY_ALLOWED: 403,
+    Reason.TRACKS_NOT_NAMED: 400,
     Reason.NOT_READY: 503,
     Reason.TOO_STALE: 503,
     Reason.KEK_MISSING: 503,

@@ -22,7 +22,6 @@ from schemas.events import (
     ImportedKey,
     KeysRotated,
     PeriodRange,
-    Policy,
     PolicyAssigned,
     PolicyChange,
     PolicyCreated,
@@ -30,8 +29,29 @@ from schemas.events import (
     PolicyUpdated,
     TrackWish,
 )
+from schemas.policy import (
+    ANALOG_VIDEO_LEVELS,
+    DIGITAL_AUDIO_LEVELS,
+    DIGITAL_VIDEO_LEVELS,
+    HDCP_ENFORCEMENTS,
+    MAX_LONG,
+    PLAYREADY_LEVELS,
+    Cgms,
+    FairPlayTerms,
+    Hdcp,
+    PlayReadyTerms,
+    Policy,
+    PolicySource,
+    Renewal,
+    SessionInit,
+    SrmRule,
+    TrackTerms,
+    WidevineRequest,
+    WidevineTerms,
+)
 from schemas.records import (
     AcceptedEvent,
+    AcceptedRequest,
     AssetRecord,
     AssetState,
     Claim,
@@ -168,16 +188,74 @@ KEY_RECORDS = st.builds(
     period=optional(st.builds(CryptoPeriod, index=SIGNED, start=optional(SIGNED), end=optional(SIGNED))),
     event=POSITIONS,
 )
+SECONDS = optional(st.integers(0, 3) | st.integers(0, MAX_LONG))
+FLAGS = optional(st.booleans())
+WIDEVINE = st.builds(
+    WidevineTerms,
+    security_level=optional(st.integers(1, 5)),
+    hdcp=optional(st.sampled_from(Hdcp)),
+    cgms=optional(st.sampled_from(Cgms)),
+    disable_analog_output=FLAGS,
+    hdcp_srm_rule=optional(st.sampled_from(SrmRule)),
+    override_device_revocation=FLAGS,
+)
+PLAYREADY = st.builds(
+    PlayReadyTerms,
+    security_level=optional(st.sampled_from(PLAYREADY_LEVELS)),
+    digital_video_level=optional(st.sampled_from(DIGITAL_VIDEO_LEVELS)),
+    analog_video_level=optional(st.sampled_from(ANALOG_VIDEO_LEVELS)),
+    digital_audio_level=optional(st.sampled_from(DIGITAL_AUDIO_LEVELS)),
+    hdcp_type1=FLAGS,
+)
+FAIRPLAY = st.builds(
+    FairPlayTerms,
+    hdcp_enforcement=optional(st.sampled_from(HDCP_ENFORCEMENTS)),
+    allow_airplay=FLAGS,
+    allow_av_adapter=FLAGS,
+)
+DEMANDS = {"widevine": optional(WIDEVINE), "playready": optional(PLAYREADY), "fairplay": optional(FAIRPLAY)}
+TRACK_TERMS = st.builds(TrackTerms, label=LABEL, kid=optional(KIDS), **DEMANDS)
 POLICIES = st.builds(
     Policy,
-    can_play=st.booleans(),
-    can_persist=st.booleans(),
-    can_renew=st.booleans(),
-    license_duration_s=st.integers(0, 3) | st.integers(0, MAX_INT),
-    rental_duration_s=st.integers(0, 3) | st.integers(0, MAX_INT),
-    playback_duration_s=st.integers(0, 3) | st.integers(0, MAX_INT),
+    can_play=FLAGS,
+    can_persist=FLAGS,
+    can_renew=FLAGS,
+    license_duration_s=SECONDS,
+    rental_duration_s=SECONDS,
+    playback_duration_s=SECONDS,
+    renewal=optional(
+        st.builds(
+            Renewal,
+            server_url=optional(TEXT),
+            delay_s=SECONDS,
+            retry_interval_s=SECONDS,
+            recovery_duration_s=SECONDS,
+            with_usage=FLAGS,
+        )
+    ),
     allowed_tracks=optional(tuples(LABEL)),
+    tracks=optional(st.lists(TRACK_TERMS, max_size=4, unique_by=lambda track: track.label).map(tuple)),
+    **DEMANDS,
+    session_init=optional(
+        st.builds(
+            SessionInit,
+            provider_session_token=optional(st.binary(max_size=20)),
+            provider_client_token=optional(st.binary(max_size=20)),
+            override_provider_client_token=FLAGS,
+        )
+    ),
+    widevine_request=optional(
+        st.builds(
+            WidevineRequest,
+            content_id=optional(st.binary(max_size=20)),
+            provider=optional(TEXT),
+            policy_name=optional(TEXT),
+            use_policy_overrides_exclusively=FLAGS,
+        )
+    ),
+    source=optional(st.builds(PolicySource, format=TEXT, document=TEXT)),
 )
+REQUESTS = st.builds(AcceptedRequest, request_id=NAMES, request_hash=optional(HASHES))
 CHANGES = st.builds(
     PolicyChange,
     organization=ORGANIZATIONS,
@@ -199,8 +277,8 @@ POLICY_RECORDS = st.builds(
     name=TEXT,
     policy=POLICIES,
     applied=POSITIONS,
-    created_by=optional(NAMES),
-    changed_by=optional(NAMES),
+    created_by=optional(REQUESTS),
+    changed_by=optional(REQUESTS),
     created=TIMES,
     changed=TIMES,
 )
@@ -227,6 +305,7 @@ SERVICES = st.builds(
     drm_system=st.sampled_from(DrmSystem),
     upstream=optional(TEXT),
     retired=st.booleans(),
+    limits=optional(POLICIES),
 )
 CREDENTIALS = st.builds(
     Credential,
@@ -236,7 +315,12 @@ CREDENTIALS = st.builds(
     created=TIMES,
     label=TEXT,
     body=st.one_of(
-        st.builds(OrganizationCreated, display_name=TEXT),
+        st.builds(
+            OrganizationCreated,
+            display_name=TEXT,
+            entitlements_required=st.booleans(),
+            provider=optional(TEXT),
+        ),
         st.builds(ApiKey, token_sha256=HASHES),
         st.builds(NcpKey, kek_epoch=INTS, wrapped=BLOBS),
         st.builds(WidevineSigner, kek_epoch=INTS, wrapped=BLOBS),

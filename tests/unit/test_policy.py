@@ -5,11 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keymill.core.merging import allows, released, tighten
 from keymill.core.period import index_at
-from keymill.core.policy import BUILT_IN_DEFAULT, Grant, Refusal, Scope, admit, allows, effective_policy, tighten
+from keymill.core.policy import BUILT_IN_DEFAULT, Asks, Grant, Refusal, Scope, admit, effective_policy, uncovered
 from keymill.core.provisioning import make_key_record, needed
 from schemas.access import Entitlement
-from schemas.events import AssetRevoked, Policy
+from schemas.events import AssetRevoked
+from schemas.policy import Policy, TrackTerms
 from schemas.records import PolicyRecord, PolicyState
 from schemas.values import LogPosition
 from tests.builders import KEYS, NOW, event, folded, ingest, rotate
@@ -140,31 +142,6 @@ def test_live_grants_the_current_and_the_next_period(now):
     assert not any(grant.covers(record, "UHD1") for record in records)
 
 
-@given(policies=st.lists(POLICIES, min_size=1, max_size=4), label=LABEL)
-def test_tightening_never_loosens(policies, label):
-    """Each field is at least as strict as in every policy that was merged, and no stricter than the strictest."""
-    merged = tighten(*policies)
-    assert merged.can_play == all(policy.can_play for policy in policies)
-    assert merged.can_persist == all(policy.can_persist for policy in policies)
-    assert merged.can_renew == all(policy.can_renew for policy in policies)
-    for name in ("license_duration_s", "rental_duration_s", "playback_duration_s"):
-        given_s = [getattr(policy, name) for policy in policies]
-        assert getattr(merged, name) == min((s for s in given_s if s), default=0)
-    assert allows(merged.allowed_tracks, label) == all(allows(policy.allowed_tracks, label) for policy in policies)
-
-
-@given(first=POLICIES, second=POLICIES, third=POLICIES, label=LABEL)
-def test_merging_is_idempotent_and_needs_no_order(first, second, third, label):
-    """Whoever's wishes come first, the terms are the same."""
-
-    def meaning(policy):
-        return REPLACE(policy, allowed_tracks=None), allows(policy.allowed_tracks, label)
-
-    assert meaning(tighten(first, first)) == meaning(tighten(first))
-    assert meaning(tighten(first, second, third)) == meaning(tighten(third, first, second))
-    assert meaning(tighten(tighten(first, second), third)) == meaning(tighten(first, second, third))
-
-
 @given(policy=POLICIES, tracks=optional(tuples(LABEL)), now=st.integers(NOW - 5, NOW + 5))
 def test_a_grant_is_never_looser_than_policy_and_token(policy, tracks, now):
     """Whatever is granted, both allow; and its terms are the policy's or stricter."""
@@ -174,11 +151,44 @@ def test_a_grant_is_never_looser_than_policy_and_token(policy, tracks, now):
         assert decision.message
         return
     assert policy.can_play
+    assert uncovered(asset, policy) == ()
     assert NOW <= now < NOW + 3
     for label in decision.tracks:
-        assert allows(policy.allowed_tracks, label)
+        assert allows(released(policy), label)
         assert allows(tracks, label)
         assert allows(decision.policy.allowed_tracks, label)
-    assert REPLACE(tighten(policy, decision.policy), allowed_tracks=None) == REPLACE(
+    assert REPLACE(tighten(decision.policy, policy), allowed_tracks=None) == REPLACE(
         decision.policy, allowed_tracks=None
     )
+
+
+SPECS = Policy(can_play=True, tracks=(TrackTerms(label="SD"), TrackTerms(label="HD")))
+
+
+def test_track_specs_must_name_every_declared_track():
+    """A declared track without a spec is refused by name; of an asset whose event named none they choose the keys."""
+    declared = admit(ASSET, SPECS, scope=SCOPE, now_ms=NOW)
+    assert _code(declared) == "tracks_not_named"
+    assert "AUDIO missing" in declared.message
+    assert admit(folded(ingest(tracks=None)), SPECS, scope=SCOPE, now_ms=NOW).tracks == ("SD", "HD")
+    wish = Asks(limits=(Policy(tracks=(TrackTerms(label="SD"),)),))
+    assert _code(admit(ASSET, BUILT_IN_DEFAULT, scope=SCOPE, now_ms=NOW, asks=wish)) == "tracks_not_named"
+
+
+def test_overrides_may_loosen_and_limits_may_not():
+    """A server-side caller's durations and permissions stand over the stored ones; a player's only under them."""
+    stored = Policy(can_play=True, can_persist=False, license_duration_s=60)
+    loose = Policy(can_persist=True, license_duration_s=0)
+    over = admit(ASSET, stored, scope=SCOPE, now_ms=NOW, asks=Asks(overrides=loose)).policy
+    assert (over.can_persist, over.license_duration_s) == (True, 0)
+    wished = admit(ASSET, stored, scope=SCOPE, now_ms=NOW, asks=Asks(limits=(loose,))).policy
+    assert (wished.can_persist, wished.license_duration_s) == (False, 60)
+
+
+def test_exclusive_overrides_drop_the_stored_policy():
+    """Nothing of what is stored holds; without can_play there is no license."""
+    stored = Policy(can_play=True, can_persist=True)
+    alone = Asks(overrides=Policy(can_play=True), exclusively=True)
+    assert admit(ASSET, stored, scope=SCOPE, now_ms=NOW, asks=alone).policy.can_persist is None
+    silent = Asks(overrides=Policy(can_persist=True), exclusively=True)
+    assert _code(admit(ASSET, stored, scope=SCOPE, now_ms=NOW, asks=silent)) == "playback_denied"

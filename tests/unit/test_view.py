@@ -17,8 +17,8 @@ from keymill.core.view import (
     stale,
 )
 from keymill.secret import Secret
-from schemas.events import Policy
 from schemas.ids import asset_key
+from schemas.policy import Policy
 from schemas.records import PolicyRecord, PolicyState
 from schemas.values import LogPosition
 from tests.builders import KEYS, assign, at, folded, ingest, rotate

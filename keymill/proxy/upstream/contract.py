@@ -5,7 +5,7 @@ from typing import Protocol
 from keymill.core.envelope import ClearKey
 from keymill.proxy.auth import Claims
 from keymill.proxy.request import Answer, Refusal
-from schemas.events import Policy
+from schemas.policy import Policy
 from schemas.records import AssetRecord
 from schemas.values import DrmSystem, Record, Scheme
 

@@ -16,12 +16,11 @@ from keymill.proxy.keys import ProxyKeys
 from keymill.proxy.procedure import Means, wall_clock_ms
 from keymill.proxy.single_use import SWEEP_S, UsedTokens
 from keymill.proxy.terms import Terms
-from keymill.proxy.upstream.clearkey import ClearKey
+from keymill.proxy.upstream.registry import Registry
 from keymill.proxy.waiting import Waiting
 from keymill.snapshot import gauges
 from keymill.snapshot.reader import SnapshotReader
 from keymill.snapshot.state import ViewState
-from schemas.values import DrmSystem
 
 VIEW: Final = "proxy"
 OPEN_RETRY_S: Final = 0.05
@@ -79,7 +78,7 @@ class Life:
             reader=self._reader,
             tokens=Tokens(self.keys.open_secret),
             keys=self.keys,
-            upstreams={DrmSystem.CLEARKEY: ClearKey()},
+            upstreams=Registry(),
             used=used,
             audit=self._audit,
             waiting=Waiting(self._reader, self.settings.missing_wait_ms),

@@ -1,7 +1,7 @@
 """The license procedure: one request from its bytes to its answer (ARCHITECTURE.md, step 9)."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
@@ -16,11 +16,10 @@ from keymill.proxy.keys import ProxyKeys
 from keymill.proxy.request import Answer, Dialect, LicenseRequest, RawRequest, Reason, Refusal, Response
 from keymill.proxy.single_use import UsedTokens
 from keymill.proxy.terms import Terms
-from keymill.proxy.upstream.contract import Asked, Granted, Upstream
+from keymill.proxy.upstream.contract import Asked, Granted, Upstreams
 from keymill.proxy.waiting import Waiting
 from keymill.snapshot.reader import SnapshotReader
 from keymill.snapshot.state import ViewState
-from schemas.values import DrmSystem
 
 _MISSING: Final = frozenset({Reason.UNKNOWN_ASSET, Reason.UNKNOWN_KID})
 _USED: Final = Refusal(reason=Reason.TOKEN_USED, message="the token was used already: it is good for one license")
@@ -38,7 +37,7 @@ class Means:
     reader: SnapshotReader
     tokens: Tokens
     keys: ProxyKeys
-    upstreams: Mapping[DrmSystem, Upstream]
+    upstreams: Upstreams
     used: UsedTokens
     audit: Audit
     waiting: Waiting
@@ -94,9 +93,10 @@ def decide(  # noqa: PLR0911 every step may refuse
         claims = means.tokens.authenticate(request.token, find=view.credential, now_ms=now_ms, client=request.client)
         if isinstance(claims, Refusal):
             return claims
-        target = steps.target_of(request, claims, found)
-        if isinstance(target, Refusal):
-            return target
+        aimed = steps.target_of(request, claims, found)
+        if isinstance(aimed, Refusal):
+            return aimed
+        target, named = aimed
         # (3)
         asset = steps.find_asset(request, claims.organization, view, state)
         if isinstance(asset, Refusal):
@@ -107,7 +107,7 @@ def decide(  # noqa: PLR0911 every step may refuse
             return granted
         # (6)
         terms, version = granted
-        upstream = means.upstreams.get(target)
+        upstream = means.upstreams.find(claims.organization, target, named)
         asked = upstream.read(request.challenge) if upstream else steps.no_license_server(target)
         if isinstance(asked, Refusal):
             return asked
@@ -122,7 +122,7 @@ def decide(  # noqa: PLR0911 every step may refuse
         return keys
     return Granted(
         drm_system=target, claims=claims, asset=asset, policy=terms.policy, policy_version=version, keys=keys,
-        challenge=request.challenge, persistent=asked.persistent,
+        challenge=request.challenge, persistent=asked.persistent, upstream=named,
     )  # fmt: skip
 
 
@@ -152,8 +152,11 @@ def _counter(drm_system: str, outcome: str) -> Counter:
 
 async def _license(granted: Granted, means: Means) -> Answer | Refusal:
     """The license; a single-use token is used up by it."""
-    outcome = await means.upstreams[granted.drm_system].license(granted)
     claims = granted.claims
+    upstream = means.upstreams.find(claims.organization, granted.drm_system, granted.upstream)
+    if upstream is None:
+        return steps.no_license_server(granted.drm_system)
+    outcome = await upstream.license(granted)
     if claims.jti is None or isinstance(outcome, Refusal):
         return outcome
     return outcome if means.used.take(claims.organization, claims.jti, claims.exp_ms) else _USED

@@ -3,6 +3,8 @@
 from enum import StrEnum
 from typing import Final, Protocol
 
+from keymill.secret import Secret
+from schemas.policy import Policy
 from schemas.values import DrmSystem, Record
 
 TRANSIENT_RETRY_S: Final = 1
@@ -19,6 +21,14 @@ class RawRequest(Record, frozen=True, kw_only=True):
     client: str = ""
 
 
+class InjectedKey(Record, frozen=True, kw_only=True):
+    """A content key that a server-side caller sends along; it must be the stored one. `label` or `kid` says which."""
+
+    cek: Secret
+    label: str | None = None
+    kid: bytes | None = None
+
+
 class LicenseRequest(Record, frozen=True, kw_only=True):
     """
     A license request in no dialect.
@@ -28,6 +38,9 @@ class LicenseRequest(Record, frozen=True, kw_only=True):
         kid: 16 bytes, instead of `asset`; the license then holds every entitled key of its asset.
         service: (name, version) of a service configuration, instead of `organization` and `drm_system`.
         client: the caller's IP address.
+        wish: what the request says about the policy: overrides of a server-side caller, a limit of any other.
+        exclusively: the stored policy is not to hold; server-side callers alone.
+        parse_only: no license is wanted, only what the license server reads in the challenge.
     """
 
     token: str
@@ -38,6 +51,10 @@ class LicenseRequest(Record, frozen=True, kw_only=True):
     asset: str | None = None
     kid: bytes | None = None
     service: tuple[str, str] | None = None
+    wish: Policy | None = None
+    exclusively: bool = False
+    parse_only: bool = False
+    injected: tuple[InjectedKey, ...] = ()
 
 
 class Reason(StrEnum):

@@ -48,13 +48,15 @@ def services(request: LicenseRequest, view: Reads, state: ViewState) -> Sequence
     return found or absent(state, Reason.UNKNOWN_SERVICE, version)
 
 
-def target_of(request: LicenseRequest, claims: Claims, found: Sequence[Service]) -> DrmSystem | Refusal:
-    """The DRM system, within the token's organization, which the path's or the service's must equal."""
+def target_of(
+    request: LicenseRequest, claims: Claims, found: Sequence[Service]
+) -> tuple[DrmSystem, str | None] | Refusal:
+    """DRM system and named license server, within the token's organization, which path or service must equal."""
     if request.drm_system is not None and request.organization == claims.organization:
-        return request.drm_system
+        return request.drm_system, None
     for service in found:
         if service.organization == claims.organization:
-            return service.drm_system
+            return service.drm_system, service.upstream
     return Refusal(reason=Reason.WRONG_ORGANIZATION, message="the token is not of this organization")
 
 

@@ -22,3 +22,7 @@ class ClearKey:
         asked = clearkey.SessionType.PERSISTENT if granted.persistent else clearkey.SessionType.TEMPORARY
         body = clearkey.license_of(((key.kid, key.clear.cek) for key in granted.keys), asked)
         return Answer(body=body, content_type=clearkey.CONTENT_TYPE)
+
+    async def certificate(self, challenge: bytes) -> Answer | Refusal:
+        """See `Upstream`: ClearKey has no service certificate."""
+        return Refusal(reason=Reason.MALFORMED, message="ClearKey has no service certificate")

@@ -27,7 +27,14 @@ class GrantedKey(Record, frozen=True, kw_only=True):
 
 
 class Granted(Record, frozen=True, kw_only=True):
-    """Everything a license is made of. `keys` is never empty."""
+    """
+    Everything a license is made of. `keys` is never empty.
+
+    Args:
+        upstream: the name of a service configuration's license server.
+        policy: merged; `keymill.core.merging` gives the demands for a track.
+        provider: the organization's name at Widevine's license server, unless the policy names another.
+    """
 
     drm_system: DrmSystem
     claims: Claims
@@ -37,6 +44,9 @@ class Granted(Record, frozen=True, kw_only=True):
     keys: tuple[GrantedKey, ...]
     challenge: bytes
     persistent: bool
+    upstream: str | None = None
+    parse_only: bool = False
+    provider: str = ""
 
 
 class Upstream(Protocol):
@@ -48,4 +58,21 @@ class Upstream(Protocol):
 
     async def license(self, granted: Granted) -> Answer | Refusal:
         """The license for these keys, unmodified."""
+        ...
+
+    async def certificate(self, challenge: bytes) -> Answer | Refusal:
+        """The answer to a service-certificate request, which names no key: from the settings, or passed on."""
+        ...
+
+
+class Upstreams(Protocol):
+    """The license servers of a worker."""
+
+    def find(self, organization: str, drm_system: DrmSystem, name: str | None = None) -> Upstream | None:
+        """
+        The license server of an organization and DRM system; None when none is configured.
+
+        Args:
+            name: the one that a service configuration names, which must be the organization's, of that DRM system.
+        """
         ...

@@ -1,25 +1,20 @@
 """
-The Faust application and its worker, as the processor uses them.
+The Faust application, as the processor uses it; `streams.worker` runs it.
 
 Everything of Faust that is not wanted is off: web server, tables, reply topics, leader topic, producer, topic
 declaration, autodiscovery, data folder, its command line and its reading of the environment.
 """
 
 import asyncio
-import os
-import signal
 import ssl
-import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import faust
 from faust.app.base import BootStrategy
-from faust.worker import Worker
 from mode.supervisors import CrashingSupervisor
 
-from keymill.telemetry import logger
 from streams.fence import Fence, Handler, HandlerEnded, PartitionsCallback
 from streams.runs import Run
 from streams.transport import SCHEME, register
@@ -40,9 +35,6 @@ transport's own 32 MiB is this times the partitions.
 STREAM_QUEUE_MAX = 64
 """Never reached, the transport allows four runs; far above, so that Faust's own pressure callbacks stay silent."""
 
-EXIT_DEADLINE_S = 20.0
-"""From the first signal, or a failure, to the end of the process, whatever still hangs."""
-
 FIXED_SETTINGS: Mapping[str, Any] = {
     "env": MappingProxyType({}),  # Faust lets its environment variables win over arguments
     "processing_guarantee": "at_least_once",
@@ -60,8 +52,6 @@ FIXED_SETTINGS: Mapping[str, Any] = {
     "key_serializer": "raw",
     "value_serializer": "raw",
 }
-
-log = logger("streams.app")
 
 
 class _Boot(BootStrategy):
@@ -89,7 +79,14 @@ class App(faust.App):
     BootStrategy = _Boot
 
     fence: Fence
+    whole: asyncio.Event
+    """Set when every service of the app has begun: what Faust is told to stop before, it leaves behind half-begun."""
     expiring_topics: frozenset[str] = frozenset()
+
+    async def on_started(self) -> None:
+        """All services have begun; what follows waits for the first assignment."""
+        self.whole.set()
+        await super().on_started()
 
     def _create_directories(self) -> None:
         """Nothing: without tables there is nothing to store."""
@@ -110,7 +107,7 @@ def build_app(
     credentials: Any = None,
 ) -> App:
     """
-    Build the app; add agents with `agent`, start it with `run_worker`.
+    Build the app; add agents with `agent`, start it with `streams.worker.run_worker`.
 
     Args:
         bootstrap: host:port, several separated by commas.
@@ -137,6 +134,7 @@ def build_app(
     )
     callbacks = {"on_assigned": on_assigned, "on_revoked": on_revoked}
     app.fence = Fence(**{name: callback for name, callback in callbacks.items() if callback is not None})
+    app.whole = asyncio.Event()
     app.expiring_topics = expiring_topics
     return app
 
@@ -165,76 +163,3 @@ def agent(app: App, topic: str, handler: Handler) -> None:
             raise ended
 
     app.agent(channel, name=topic, concurrency=1, supervisor_strategy=CrashingSupervisor)(handle_runs)
-
-
-class _Worker(Worker):
-    """Faust's worker with our signals, without its console decoration and its logging setup."""
-
-    def __init__(self, app: App, stop_asked: Callable[[], bool], **kwargs: Any) -> None:
-        super().__init__(app, quiet=True, override_logging=False, **kwargs)
-        self.spinner = None
-        self._stop_asked = stop_asked
-        self._fence = app.fence
-        self._watchdog: threading.Timer | None = None
-
-    def _install_signal_handlers_unix(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self.loop.add_signal_handler(number, self._on_signal, number)
-
-        if self._stop_asked():
-            self._on_signal(signal.SIGTERM)
-
-    def _on_signal(self, number: int) -> None:
-        if self._signal_stop_time:
-            log.warning("second_signal", message="exit at once; runs in flight are abandoned un-acked")
-            os._exit(128 + number)
-        self.arm_watchdog()
-        self._flag_as_shutdown_by_signal()
-        self._schedule_shutdown(signal.Signals(number))
-
-    def on_worker_shutdown(self) -> None:
-        """Faust is about to stop its services, after a signal or a crash."""
-        self.arm_watchdog()
-
-    def on_halt(self) -> None:
-        """The fence has closed: the worker ends too, whatever Faust makes of the error."""
-        self.arm_watchdog()
-        self.add_future(self.crash(self._fence.failure or HandlerEnded("the fence has closed")))
-
-    def arm_watchdog(self) -> None:
-        """From now on the process ends within `EXIT_DEADLINE_S`, whatever hangs."""
-        if self._watchdog is None:
-            self._watchdog = threading.Timer(EXIT_DEADLINE_S, os._exit, [1])
-            self._watchdog.daemon = True
-            self._watchdog.start()
-
-    def disarm_watchdog(self) -> None:
-        """Faust is done; while a thread still hangs the interpreter would wait for ever, so then it stays armed."""
-        hanging = [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]
-        if self._watchdog is not None and not hanging:
-            self._watchdog.cancel()
-
-
-def run_worker(app: App, *, stop_asked: Callable[[], bool] = lambda: False) -> int:
-    """
-    Run the app until SIGTERM or SIGINT, or until something fails; returns the exit code.
-
-    0 after a signal, 1 after any failure. A second signal, or a shutdown longer than `EXIT_DEADLINE_S`, ends the
-    process at once.
-
-    Args:
-        stop_asked: true if a signal came before; it is asked once, when the worker's own handlers are in place.
-    """
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    worker = _Worker(app, stop_asked, loop=loop)
-    app.fence.bind_halt(worker.on_halt)
-    code = 1
-    try:
-        worker.execute_from_commandline()
-    except SystemExit as exit_:
-        code = 0 if exit_.code in (0, None) else 1
-    except BaseException as error:  # noqa: BLE001 the top of the program
-        log.error("worker_crashed", error=repr(error))
-    worker.disarm_watchdog()
-    return 1 if app.fence.failure is not None else code

@@ -32,10 +32,11 @@ from keymill.snapshot.reader import SnapshotReader
 from keymill.snapshot.store import GIB
 from schemas import framing, topics
 from schemas.records import TopicAdopted
-from streams.app import App, agent, build_app, run_worker
+from streams.app import App, agent, build_app
 from streams.decide import Decider
 from streams.provision import Provisioner
 from streams.registry import registry_lookup
+from streams.worker import run_worker
 
 TOPICS: Final = (topics.ASSETS.name, topics.KEYS.name, topics.DEAD_LETTERS.name)
 VIEW: Final = (topics.KEYS.name,)

@@ -3,7 +3,7 @@ A Faust transport whose streams carry one run of records per message (design 4, 
 
 Faust loads it by the URL scheme `keymill+kafka`. It replaces, of Faust's aiokafka consumer, everything that decides
 what is delivered and what is committed; joining the group, heartbeats and fetching stay upstream's. This file,
-`streams.fetch` and `streams.app` are the only ones that know Faust's insides.
+`streams.fetch`, `streams.app` and `streams.worker` are the only ones that know Faust's insides.
 """
 
 import asyncio

@@ -4,6 +4,7 @@ A worker as a process, for tests/kafka/test_transport.py: transport_worker.py JS
 It writes one JSON line per handled run and per rebalance to `out`; a line is flushed before the run is marked done.
 `fault` chooses what goes wrong: "raise:TOPIC:OFFSET" fails on the run that holds the offset, "block:TOPIC:OFFSET" never
 returns from it, "block-once:TOPIC:OFFSET" does only the first time, "assign" fails when partitions are assigned.
+`stop_asked` is what the worker hears, one after the other, when it asks whether a signal came before it could tell.
 """
 
 import asyncio
@@ -14,8 +15,9 @@ import time
 from typing import Any, TextIO
 
 from keymill import telemetry
-from streams.app import agent, build_app, run_worker
+from streams.app import agent, build_app
 from streams.runs import Run, TopicPartition
+from streams.worker import run_worker
 
 
 class Recorder:
@@ -68,7 +70,8 @@ def main() -> int:
         )
         for topic in settings["topics"]:
             agent(app, topic, recorder.handle)
-        code = run_worker(app, stop_asked=lambda: settings.get("stop_asked", False))
+        asked = iter([*settings.get("stop_asked", ()), False, False])
+        code = run_worker(app, stop_asked=lambda: next(asked))
         recorder.note(what="exit", code=code)
     return code
 

@@ -2,7 +2,7 @@
 Everything of Faust, mode and aiokafka that the transport replaces or leans on.
 
 After an upgrade the hashes name what has changed. Read each of those functions against `streams/fetch.py`,
-`streams/transport.py` and `streams/app.py`, run tests/kafka, and only then write the new hashes:
+`streams/transport.py`, `streams/app.py` and `streams/worker.py`, run tests/kafka, and only then write the new hashes:
 `python tests/unit/test_faust_pins.py`.
 """
 
@@ -55,7 +55,7 @@ PINNED = {
     # Who calls it, in which order.
     "faust.app.base:App": (
         "_on_partitions_revoked _on_partitions_assigned _stop_consumer _consumer_wait_empty _stop_fetcher "
-        "on_rebalance_start on_rebalance_end on_stop _create_directories _on_agent_error create_event"
+        "on_started on_rebalance_start on_rebalance_end on_stop _create_directories _on_agent_error create_event"
     ),
     "faust.app.base:BootStrategy": "server kafka_producer kafka_consumer web_server _should_enable_web sensors",
     "faust.tables.recovery:Recovery": "_resume_streams _restart_recovery on_rebalance",

@@ -36,9 +36,10 @@ from keymill.errors import KeymillError
 from keymill.kafka.embedded import EmbeddedKafka
 try:
     with EmbeddedKafka(Path(sys.argv[1])) as kafka:
-        print(json.dumps({"bootstrap": kafka.bootstrap, "pids": kafka.pids}), flush=True)
         try:
-            signal.pause()
+            print(json.dumps({"bootstrap": kafka.bootstrap, "pids": kafka.pids}), flush=True)
+            while True:
+                time.sleep(0.05)  # a signal just before a pause without end would be heard after it
         except KeyboardInterrupt:
             time.sleep(1)
             print("interrupted", kafka.poll())

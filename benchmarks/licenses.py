@@ -4,11 +4,12 @@ ClearKey licenses with signed tokens: what one HTTP worker serves over loopback,
     python -m benchmarks.licenses [--seconds 5] [--assets 1000]
 
 The worker is the real one, a process of its own over a real snapshot; the generator is this process. Two runs as fast
-as it goes, one with a thousand tokens that come again and one in which every token is new; then a run at half the rate.
+as it goes, one with a thousand tokens that come again and one in which every token is new; then three at half the rate.
 Prints one line of JSON.
 """
 
 import argparse
+import gc
 import json
 import os
 import tempfile
@@ -50,6 +51,8 @@ PARTITIONS = 12
 CONNECTIONS = 32
 TOKENS = 1000
 LABELS = ("SD", "HD", "AUDIO")
+HALVES = 3
+"""Runs at half load, of which the middle one counts: a neighbour on the machine spoils one."""
 
 
 class Snapshot:
@@ -144,19 +147,25 @@ def requests_of(snapshot: Snapshot, assets: dict[str, list[bytes]], count: int) 
 
 
 def measure(port: int, repeated: list[bytes], fresh: list[bytes], seconds: float) -> dict[str, Any]:
-    """The three runs."""
+    """The three runs. The generator's own garbage is left alone meanwhile: its pauses are nobody's latency."""
     host = "127.0.0.1"
+    gc.disable()
     uvloop.run(closed(host, port, repeated, connections=CONNECTIONS, seconds=1.0))
     fast = uvloop.run(closed(host, port, repeated, connections=CONNECTIONS, seconds=seconds))
     new = uvloop.run(closed(host, port, fresh, connections=CONNECTIONS, seconds=seconds))
-    half = uvloop.run(open_loop(host, port, repeated, rate=fast.rate() / 2, connections=CONNECTIONS, seconds=seconds))
-    refused = fast.refused + new.refused + half.refused
+    halves = [
+        uvloop.run(open_loop(host, port, repeated, rate=fast.rate() / 2, connections=CONNECTIONS, seconds=seconds))
+        for _ in range(HALVES)
+    ]
+    half = sorted(halves, key=lambda load: load.percentile_ms(0.99))[HALVES // 2]
+    refused = sum(load.refused for load in (fast, new, *halves))
     return {
         "licenses_per_s": round(fast.rate()),
         "licenses_per_s_new_tokens": round(new.rate()),
         "half_load_per_s": round(half.rate()),
         "p50_ms": half.percentile_ms(0.5),
         "p99_ms": half.percentile_ms(0.99),
+        "p99_ms_of_each": [load.percentile_ms(0.99) for load in halves],
         "refused": refused,
     }
 

@@ -26,10 +26,10 @@ from keymill.kafka.lens import Lens, described, offsets
 from keymill.kafka.positions import Checkpoint, Described, Incoming, Slot, flat
 from keymill.kafka.vigil import CONTACT_EVERY_S, STRIKES, Vigil
 
-BULK_RECORDS: Final = 10_000
+BULK_RECORDS: Final = 5_000
 """Bounds a batch's memory and its time before it is seen; while catching up a big one makes good use of the store."""
 LIVE_RECORDS: Final = 2_000
-QUEUE_KIB: Final = 32_768
+QUEUE_KIB: Final = 8192
 """Fetched ahead, in the client's memory."""
 log = telemetry.logger("kafka.tail")
 _GAP: Final = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION, KafkaError.OFFSET_OUT_OF_RANGE})

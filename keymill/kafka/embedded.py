@@ -145,8 +145,8 @@ class EmbeddedKafka:
             self._await_ready([node])
 
     def pause(self, node: int = 0) -> None:
-        """Freeze a node: its connections stay open, nothing answers."""
-        self._nodes[node].signal(signal.SIGSTOP)
+        """Freeze a node: its connections stay open, nothing answers from the moment this returns."""
+        self._nodes[node].freeze()
 
     def resume(self, node: int = 0) -> None:
         """Let a paused node go on."""

@@ -108,6 +108,12 @@ class Node:
         if self.process:
             self.process.send_signal(number)
 
+    def freeze(self) -> None:
+        """Stop all its threads, which the signal alone only asks for; `SIGCONT` lets them go on."""
+        if self.pid:
+            self.signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
     def terminate(self) -> None:
         """Ask the broker to stop; one that is paused too."""
         self.signal(signal.SIGTERM)

@@ -2,14 +2,15 @@
 FROM python:3.13-slim
 WORKDIR /opt/keymill
 COPY requirements-run.lock pyproject.toml README.md ./
-RUN pip install --no-cache-dir --only-binary :all: --require-hashes -r requirements-run.lock \
-    && pip install --no-cache-dir hatchling editables
+RUN pip install --no-cache-dir --only-binary :all: --require-hashes -r requirements-run.lock
 COPY keymill keymill
 COPY schemas schemas
 COPY streams streams
 COPY connectors connectors
 RUN pip install --no-cache-dir --no-build-isolation --no-deps . \
-    && useradd --system --create-home --home-dir /var/lib/keymill keymill
+    && useradd --system --create-home --home-dir /var/lib/keymill keymill \
+    && install -d -o keymill -m 700 /keys /var/lib/keymill/data
+# A named volume takes over the owner of the folder that it is mounted on.
 USER keymill
 WORKDIR /var/lib/keymill
 ENV KEYMILL_DATA=/var/lib/keymill/data

@@ -44,7 +44,7 @@ docs: .venv/ready ## write the generated pages of docs/ again
 lock: .venv/ready ## resolve the dependencies again into the two lock files
 	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-annotate --upgrade --quiet --custom-compile-command "make lock" -o requirements.lock
-	@$(BIN)/uv pip compile pyproject.toml --constraint requirements.lock --universal --python-version 3.11 --generate-hashes \
+	@$(BIN)/uv pip compile pyproject.toml --extra build --constraint requirements.lock --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-annotate --quiet --custom-compile-command "make lock" -o requirements-run.lock
 
 clean: ## remove the environment and caches

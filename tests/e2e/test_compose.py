@@ -44,6 +44,29 @@ def test_it_is_the_layout_of_the_design() -> None:
     assert ["kafka-1", "kafka-2", "kafka-3"] == [name for name in COMPOSE["services"] if name.startswith("kafka")]
 
 
+def test_what_a_broker_writes_is_on_its_volume() -> None:
+    """The log folder is the mount, or the asset events would end with the container."""
+    for name in ("kafka-1", "kafka-2", "kafka-3"):
+        service = COMPOSE["services"][name]
+        assert [f"{name}:{service['environment']['KAFKA_LOG_DIRS']}"] == service["volumes"]
+
+
+def test_every_mount_belongs_to_the_image_s_user() -> None:
+    """Docker gives a named volume the owner of the image's folder, and an absent one to root."""
+    image = (ROOT / "Dockerfile").read_text()
+    made = next(line for line in image.splitlines() if "install -d -o keymill" in line).split()
+    mounts = {volume.split(":")[1] for service in KEYMILL.values() for volume in service.get("volumes", ())}
+    assert mounts == {"/keys", "/var/lib/keymill/data"} <= set(made)
+    assert "USER keymill" in image
+
+
+def test_the_image_installs_nothing_without_a_hash() -> None:
+    """Everything comes from the lock file, what builds the package too."""
+    installs = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if "pip install" in line]
+    assert ["--require-hashes" in line or "--no-deps ." in line for line in installs] == [True, True]
+    assert "\nhatchling==" in (ROOT / "requirements-run.lock").read_text()
+
+
 @pytest.fixture(scope="module")
 def bootstrap() -> Iterator[str]:
     with embedded_kafka(nodes=3) as kafka:

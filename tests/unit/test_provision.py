@@ -23,7 +23,7 @@ from schemas.ids import asset_key, is_key_set
 from schemas.partition import partition_for
 from schemas.records import AssetRecord, DeadLetter
 from streams.decide import Decider
-from streams.provision import Provisioner, owned_partitions
+from streams.provision import Provisioner
 from streams.runs import RawRecord, Run
 from tests.builders import NOW, assign, folded, ingest, rotate
 from tests.fakes import MemoryKms
@@ -484,6 +484,7 @@ def test_other_work_goes_on_during_a_long_run(rig: Rig) -> None:
     assert ticks >= 10
 
 
-def test_owned_partitions_are_those_of_the_asset_topic() -> None:
+def test_owned_partitions_are_those_of_the_asset_topic(rig: Rig) -> None:
     """Other topics' assignments say nothing about the key topic."""
-    assert frozenset({1, 3}) == owned_partitions([(ASSETS, 1), (KEYS, 2), (ASSETS, 3)])
+    rig.provisioner.assigned([(ASSETS, 1), (KEYS, 2), (ASSETS, 3)])
+    assert frozenset({1, 3}) == rig.provisioner._owned

@@ -112,8 +112,14 @@ class Agent(Generic[T, D, L_contra]):
         self._begin(frozenset())
 
     async def handle(self, run: Run) -> None:
-        """Process one run; returns when everything it calls for is durable."""
-        began = monotonic()
+        """
+        Process one run; returns when everything it calls for is durable.
+
+        Raises:
+            NotReady: the partition left before anything was sent. What is known has changed under the decision, which
+                may lack what was written and not read back; its next owner decides anew.
+        """
+        began, generation = monotonic(), self._caught_up
         await self._wait_for_view(run.partition)
         async with self._lock:
             self._overlay.read_back(run.partition, self._position(run.partition))
@@ -122,6 +128,8 @@ class Agent(Generic[T, D, L_contra]):
                 if index % YIELD_EVERY == YIELD_EVERY - 1:
                     await asyncio.sleep(0)
                 self._decider.record(record, decided, self._known)
+            if generation is not self._caught_up:
+                raise NotReady(f"{run!r} is given up: its partition has left")
             await self._publish(run.partition, decided)
         RUN_SECONDS.observe(monotonic() - began)
         EVENTS.labels("accepted").inc(len(run.records) - len(decided.dead_letters))

@@ -5,29 +5,22 @@ No I/O of its own: what is held comes from a `Lookup`, keys from a `Keyring`. Ea
 key records, then the asset record as it stands after the run, or a dead letter.
 """
 
-import hashlib
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
-from keymill.core.folding import Coordinates, fold
+from keymill.core.folding import fold
 from keymill.core.provisioning import Keys, make_key_record, needed
-from keymill.errors import InvalidRecord, Misconfigured, Reject, UnknownKey
+from keymill.errors import Misconfigured, Reject, UnknownKey
 from keymill.kms.keyring import Keyring
-from keymill.telemetry import REQUEST_ID_HEADER
 from schemas.codec import encode
 from schemas.events import AssetEvent
 from schemas.ids import asset_key
-from schemas.partition import partition_for
 from schemas.records import AssetRecord, DeadLetter
-from schemas.values import LogPosition
+from streams.publish import Due
+from streams.raw import check_key, coordinates_of, dead_letter, request_id_of, value_in_place
 from streams.runs import RawRecord, Run
 
 Decoder = Callable[[bytes, tuple[tuple[str, bytes | None], ...]], AssetEvent]
-
-MAX_MESSAGE: Final = 500
-"""Characters of a reason that a dead letter keeps."""
-MAX_FIELD: Final = 128
-"""Characters of a field's name that it keeps: in JSON the sender chose the name, and may have chosen a megabyte."""
 
 
 class Lookup(Protocol):
@@ -45,35 +38,19 @@ class Lookup(Protocol):
 class Decided:
     """What a run calls for: values by record key, in the order in which they must be published."""
 
-    def __init__(self, run: Run, generation: int) -> None:
+    def __init__(self, run: Run) -> None:
         self.run = run
-        self.generation = generation
         self.assets: dict[bytes, AssetRecord] = {}
         self.key_records: dict[bytes, bytes] = {}
         self.dead_letters: list[DeadLetter] = []
         self.request_ids: dict[bytes, str] = {}
 
-    def dead_letter(self, record: RawRecord, error: Reject, event: AssetEvent | None) -> None:
-        """Refuse one record, naming where it stands and why; never its content."""
-        value = record.value or b""
-        self.dead_letters.append(
-            DeadLetter(
-                topic=record.topic,
-                partition=record.partition,
-                generation=self.generation,
-                offset=record.offset,
-                timestamp=record.timestamp_ms,
-                reason=error.code,
-                field=error.field[:MAX_FIELD],
-                message=str(error)[:MAX_MESSAGE],
-                organization=event.organization if event else None,
-                asset=event.asset if event else None,
-                event_id=event.event_id if event else None,
-                request_id=request_id_of(record) or None,
-                value_size=len(value),
-                value_sha256=hashlib.sha256(value).digest(),
-            )
-        )
+    def batches(self) -> Iterator[list[Due[AssetRecord]]]:
+        """What to publish, as one batch: every asset record stands behind the keys that it names."""
+        keys = [Due(key, value, self.request_ids.get(key, "")) for key, value in self.key_records.items()]
+        assets = [Due(key, encode(a), self.request_ids.get(key, ""), a) for key, a in self.assets.items()]
+        if batch := keys + assets:
+            yield batch
 
 
 class Decider:
@@ -93,7 +70,7 @@ class Decider:
 
     def begin(self, run: Run) -> Decided:
         """An empty decision for *run*; give it each record in order."""
-        return Decided(run, self._generation)
+        return Decided(run)
 
     def record(self, record: RawRecord, decided: Decided, lookup: Lookup) -> None:
         """Decide one record. Raises only what is not the record's fault."""
@@ -102,34 +79,17 @@ class Decider:
             event = self._event_of(record)
             self._event(event, record, decided, lookup)
         except Reject as error:
-            decided.dead_letter(record, error, event)
+            decided.dead_letters.append(dead_letter(record, error, event, self._generation))
 
     def _event_of(self, record: RawRecord) -> AssetEvent:
-        if record.key is None:
-            raise InvalidRecord("the record has no key: use organization/asset", field="key", code="null_key")
-        right = partition_for(record.key, self._partitions)
-        if right != record.partition:
-            message = f"the record stands on partition {record.partition}, its key belongs on {right}: use murmur2"
-            raise InvalidRecord(message, field="partition", code="wrong_partition")
-        if record.value is None:
-            raise InvalidRecord(
-                "the record has no value: assets are revoked, never deleted", field="value", code="null_value"
-            )
-        event = self._decode(record.value, record.headers)
-        if asset_key(event.organization, event.asset) != record.key:
-            raise InvalidRecord(
-                "the record key is not organization/asset of its event", field="key", code="key_mismatch"
-            )
+        event = self._decode(value_in_place(record, self._partitions), record.headers)
+        check_key(record, asset_key(event.organization, event.asset))
         return event
 
     def _event(self, event: AssetEvent, record: RawRecord, decided: Decided, lookup: Lookup) -> None:
         record_key = asset_key(event.organization, event.asset)
         held = decided.assets.get(record_key) or lookup.asset(event.organization, event.asset)
-        at = Coordinates(
-            partition=record.partition,
-            position=LogPosition(generation=self._generation, offset=record.offset),
-            timestamp=record.timestamp_ms,
-        )
+        at = coordinates_of(record, self._generation)
         folded = fold(event, at=at, held=held, root_version=self._root_version(event, record, held))
         for need in needed(folded.asset, event):
             if need.record_key in decided.key_records or lookup.has(need.record_key):
@@ -159,11 +119,3 @@ class Decider:
 def _lost(error: UnknownKey, event: AssetEvent) -> Misconfigured:
     """The keys were here once: an old copy of them is no fault of the event, which must wait and not be refused."""
     return Misconfigured(f"asset {event.organization}/{event.asset}: {error}; restore the newest backup of the keys")
-
-
-def request_id_of(record: RawRecord) -> str:
-    """The request id that the record's header carries, at most 128 characters; empty without one."""
-    for name, value in record.headers:
-        if name == REQUEST_ID_HEADER:
-            return (value or b"")[:128].decode("ascii", "replace")
-    return ""

@@ -32,14 +32,17 @@ from keymill.snapshot.reader import SnapshotReader
 from keymill.snapshot.store import GIB
 from schemas import framing, topics
 from schemas.records import TopicAdopted
+from streams import decide, policies
 from streams.app import App, agent, build_app
-from streams.decide import Decider
+from streams.policies import PolicyKeeper
 from streams.provision import Provisioner
 from streams.registry import registry_lookup
+from streams.runs import TopicPartition
 from streams.worker import run_worker
 
-TOPICS: Final = (topics.ASSETS.name, topics.KEYS.name, topics.DEAD_LETTERS.name)
-VIEW: Final = (topics.KEYS.name,)
+VIEW: Final = (topics.KEYS.name, topics.POLICIES.name)
+TOPICS: Final = (topics.ASSETS.name, topics.POLICY_CHANGES.name, *VIEW, topics.DEAD_LETTERS.name)
+Agents = tuple[Provisioner, PolicyKeeper]
 REPAIR_S: Final = 1.0
 """How often the owner of a partition looks for regressions to repair."""
 CATCH_UP_POLL_S: Final = 0.05
@@ -69,8 +72,8 @@ def run(settings: ProcessorSettings) -> int:
         if not _await_view(reader, follower, stop):
             return 0
         # (4)
-        provisioner = _provisioner(settings, adopted, keyring, reader, publisher)
-        app = _app(settings, provisioner, reader, follower)
+        agents = _agents(settings, adopted, keyring, reader, publisher)
+        app = _app(settings, agents, reader, follower)
         app.task(partial(_serve_health, app, settings, bound))
         return run_worker(app, stop_asked=lambda: stop.asked)
 
@@ -86,21 +89,30 @@ def _publisher(settings: ProcessorSettings, adopted: Mapping[str, TopicAdopted])
     return publisher
 
 
-def _provisioner(
+def _agents(
     settings: ProcessorSettings,
     adopted: Mapping[str, TopicAdopted],
     keyring: Keyring,
     reader: SnapshotReader,
     publisher: Publisher,
-) -> Provisioner:
-    source = adopted[topics.ASSETS.name]
+) -> Agents:
+    assets, changes = adopted[topics.ASSETS.name], adopted[topics.POLICY_CHANGES.name]
     decoder = partial(framing.decode_event, registry=registry_lookup(settings.registry_url))
-    return Provisioner(
-        decider=Decider(keyring, decoder, partitions=source.partitions, generation=source.generation),
-        reader=reader,
-        publisher=publisher,
-        end_offset=partial(_end_offset, settings.bootstrap),
-        partitions=source.partitions,
+    return (
+        Provisioner(
+            decider=decide.Decider(keyring, decoder, partitions=assets.partitions, generation=assets.generation),
+            reader=reader,
+            publisher=publisher,
+            end_offset=partial(_end_offset, settings.bootstrap, topics.KEYS.name),
+            partitions=assets.partitions,
+        ),
+        PolicyKeeper(
+            decider=policies.Decider(keyring, partitions=changes.partitions, generation=changes.generation),
+            reader=reader,
+            publisher=publisher,
+            end_offset=partial(_end_offset, settings.bootstrap, topics.POLICIES.name),
+            partitions=changes.partitions,
+        ),
     )
 
 
@@ -137,14 +149,22 @@ def _await_view(reader: SnapshotReader, follower: Follower, stop: _Stop) -> bool
 
 def _require_following(follower: Follower, error: str | None) -> None:
     if follower.failure or error:
-        raise Misconfigured(f"the view of {topics.KEYS.name} has stopped: {error or follower.failure}")
+        raise Misconfigured(f"the view of {' and '.join(VIEW)} has stopped: {error or follower.failure}")
 
 
-def _end_offset(bootstrap: str, partition: int) -> int:
-    return end_offsets(bootstrap, topics.KEYS.name)[partition]
+def _end_offset(bootstrap: str, topic: str, partition: int) -> int:
+    return end_offsets(bootstrap, topic)[partition]
 
 
-def _app(settings: ProcessorSettings, provisioner: Provisioner, reader: SnapshotReader, follower: Follower) -> App:
+def _app(settings: ProcessorSettings, agents: Agents, reader: SnapshotReader, follower: Follower) -> App:
+    def assigned(tps: frozenset[TopicPartition]) -> None:
+        for each in agents:
+            each.assigned(tps)
+
+    def revoked(tps: frozenset[TopicPartition]) -> None:
+        for each in agents:
+            each.revoked(tps)
+
     async def repair() -> None:
         while not app.should_stop:
             await asyncio.sleep(REPAIR_S)
@@ -152,17 +172,19 @@ def _app(settings: ProcessorSettings, provisioner: Provisioner, reader: Snapshot
             state = reader.state()
             gauges.show(state)
             _require_following(follower, state.error)
-            await provisioner.repair()
+            for each in agents:
+                await each.repair()
 
     app = build_app(
         bootstrap=settings.bootstrap,
         app_id=settings.group,
         group_instance_id=settings.instance_id or None,
         session_timeout_s=settings.session_timeout_s,
-        on_assigned=provisioner.assigned,
-        on_revoked=provisioner.revoked,
+        on_assigned=assigned,
+        on_revoked=revoked,
     )
-    agent(app, topics.ASSETS.name, provisioner.handle)
+    for each in agents:
+        agent(app, each.source.name, each.handle)
     app.task(repair)
     return app
 

@@ -3,11 +3,24 @@
 from keymill.core.folding import Coordinates, fold
 from keymill.core.provisioning import Keys
 from keymill.secret import Secret
-from schemas.events import AssetEvent, AssetIngested, KeysRotated, PeriodRange, PolicyAssigned, TrackWish
+from schemas.events import (
+    AssetEvent,
+    AssetIngested,
+    KeysRotated,
+    PeriodRange,
+    PolicyAssigned,
+    PolicyChange,
+    PolicyCreated,
+    PolicyDeleted,
+    PolicyUpdated,
+    TrackWish,
+)
+from schemas.policy import Policy
 from schemas.records import AssetRecord
 from schemas.values import LogPosition, Scheme
 
 NOW = 1_800_000_000_000
+PLAYABLE = Policy(can_play=True)
 KEYS = Keys(prk=Secret(b"p" * 32), k_fp=Secret(b"f" * 32), kek=Secret(bytes(range(64))), kek_epoch=1)
 
 
@@ -46,6 +59,32 @@ def rotate(to_version, *, event_id=None, salt=None) -> AssetEvent:
 def assign(policy_id, *, event_id=None) -> AssetEvent:
     """A policy assignment."""
     return event(PolicyAssigned(policy_id=policy_id), event_id=event_id)
+
+
+def change(body, organization="demo", *, request_id=None, request_hash=None, event_time=NOW) -> PolicyChange:
+    """A change of an organization's policies."""
+    return PolicyChange(
+        organization=organization,
+        request_id=request_id,
+        request_hash=request_hash,
+        event_time=event_time,
+        body=body,
+    )
+
+
+def create_policy(organization="demo", policy=PLAYABLE, *, name="new", **members) -> PolicyChange:
+    """A create."""
+    return change(PolicyCreated(name=name, policy=policy), organization, **members)
+
+
+def update_policy(policy_id, organization="demo", policy=PLAYABLE, *, name="changed", **members) -> PolicyChange:
+    """An update."""
+    return change(PolicyUpdated(policy_id=policy_id, name=name, policy=policy), organization, **members)
+
+
+def delete_policy(policy_id, organization="demo", **members) -> PolicyChange:
+    """A deletion."""
+    return change(PolicyDeleted(policy_id=policy_id), organization, **members)
 
 
 def folded(*events: AssetEvent, held: AssetRecord | None = None, start: int = 0, root_version: int = 1) -> AssetRecord:

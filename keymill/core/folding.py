@@ -65,9 +65,7 @@ def fold(event: AssetEvent, *, at: Coordinates, held: AssetRecord | None, root_v
     """
     if held is not None and at.position <= held.applied:
         return Folded(asset=held, changed=False)
-    if event.event_time > at.timestamp + MAX_AHEAD_MS:
-        message = "event_time is more than 24 h ahead of the record: use epoch milliseconds"
-        raise InvalidRecord(message, field="event_time")
+    check_event_time(event.event_time, at)
     if held is not None and _is_repeat(event, held):
         return Folded(asset=msgspec.structs.replace(held, applied=at.position), changed=True)
     asset = _apply(event, at, held, root_version)
@@ -76,6 +74,13 @@ def fold(event: AssetEvent, *, at: Coordinates, held: AssetRecord | None, root_v
         message = f"the asset's record would exceed {MAX_ASSET_RECORD} bytes: too many key versions"
         raise Reject(message, field="asset", code="asset_too_large")
     return Folded(asset=asset, changed=True)
+
+
+def check_event_time(event_time: int, at: Coordinates) -> None:
+    """Refuse an event that claims to happen long after its record was written."""
+    if event_time > at.timestamp + MAX_AHEAD_MS:
+        message = "event_time is more than 24 h ahead of the record: use epoch milliseconds"
+        raise InvalidRecord(message, field="event_time")
 
 
 def _grows(event: AssetEvent) -> bool:

@@ -6,11 +6,14 @@ from typing import Final
 
 from keymill.kafka.cluster import TopicState
 from schemas.records import TopicAdopted
-from schemas.topics import ASSETS, BY_NAME, DEAD_LETTERS, KEYS, REQUESTS, Topic
+from schemas.topics import ASSETS, BY_NAME, DEAD_LETTERS, KEYS, POLICIES, POLICY_CHANGES, REQUESTS, Topic
 
 CLEANUP: Final = "cleanup.policy"
-COPARTITIONED: Final = (ASSETS.name, KEYS.name, REQUESTS.name, DEAD_LETTERS.name)
-"""An asset's events, keys, repairs and dead letters stand on partitions of one number (design 2)."""
+COPARTITIONED: Final = tuple(topic.name for topic in (ASSETS, KEYS, REQUESTS, POLICY_CHANGES, POLICIES, DEAD_LETTERS))
+"""
+An asset's events, keys and repairs stand on partitions of one number, so do an organization's policy changes and
+policies, and each refused record's dead letter (design 2).
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,8 @@ from schemas import framing, topics
 from schemas.codec import encode
 from schemas.partition import partition_for
 from schemas.records import AssetRecord
-from streams.decide import MAX_FIELD, Decided, Decider, Lookup
+from streams.decide import Decided, Decider, Lookup
+from streams.raw import MAX_FIELD
 from streams.runs import RawRecord, Run
 from tests.builders import NOW, folded, ingest
 from tests.fakes import MemoryKms

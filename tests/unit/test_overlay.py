@@ -47,7 +47,7 @@ def test_it_holds_what_is_written_and_not_read_back(taken) -> None:
             outstanding = {k: (p, o) for k, (p, o) in outstanding.items() if first is not None and p not in first}
         for partition, key in map(place, range(5)):
             assert (key in outstanding) == overlay.holds(partition, key)
-            assert (assets[key] if key in outstanding else None) is overlay.asset(key)
+            assert (assets[key] if key in outstanding else None) is overlay.get(key)
         assert len(outstanding) == len(overlay)
 
 
@@ -57,9 +57,9 @@ def test_a_later_write_is_awaited_although_an_earlier_one_was_read() -> None:
     overlay.add(0, b"demo/a", 4, ASSETS[0])
     overlay.add(0, b"demo/a", 9, ASSETS[1])
     overlay.read_back(0, 9)
-    assert ASSETS[1] is overlay.asset(b"demo/a")
+    assert ASSETS[1] is overlay.get(b"demo/a")
     overlay.read_back(0, 10)
-    assert None is overlay.asset(b"demo/a")
+    assert None is overlay.get(b"demo/a")
     assert not overlay.holds(0, b"demo/a")
 
 

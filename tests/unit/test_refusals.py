@@ -16,7 +16,8 @@ from schemas.codec import encode
 from schemas.ids import asset_key
 from schemas.partition import partition_for
 from schemas.records import AssetRecord, DeadLetter
-from streams.decide import MAX_MESSAGE, Decided, Decider, request_id_of
+from streams.decide import Decided, Decider
+from streams.raw import MAX_MESSAGE, request_id_of
 from streams.runs import RawRecord, Run
 from tests.builders import NOW, assign, ingest, rotate
 from tests.fakes import MemoryKms

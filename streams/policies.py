@@ -1,0 +1,136 @@
+"""
+The policy agent: a run of policy changes becomes acknowledged policy records, or dead letters.
+
+Every accepted change is a record of its own, and of one organization none is sent before the one before it is
+acknowledged. So what is durable is what the beginning of the log calls for, which is what `applied` relies on
+(`keymill.core.policy_changes.fold`); a batch could lose a record and keep a later one.
+"""
+
+from collections.abc import Iterator
+from itertools import zip_longest
+from typing import Protocol
+
+from keymill.core.policy_changes import Policies, fold
+from keymill.errors import Misconfigured, Reject, UnknownKey
+from keymill.kafka.producer import Publisher
+from keymill.kms.keyring import Keyring
+from keymill.snapshot.reader import SnapshotReader
+from schemas import topics
+from schemas.codec import decode, encode
+from schemas.events import PolicyChange
+from schemas.ids import scoped_key
+from schemas.records import DeadLetter, PolicyRecord
+from streams.overlay import Overlay
+from streams.publish import Agent, Due, EndOffset
+from streams.raw import check_key, coordinates_of, dead_letter, request_id_of, value_in_place
+from streams.runs import RawRecord, Run
+
+
+class Lookup(Protocol):
+    """What is already written, as far as this processor knows."""
+
+    def policies(self, organization: str) -> list[PolicyRecord]:
+        """Every policy record of an organization."""
+        ...
+
+
+class Decided:
+    """What a run calls for: per organization its policies, and a record for every accepted change, in log order."""
+
+    def __init__(self) -> None:
+        self.policies: dict[str, Policies] = {}
+        self.records: dict[str, list[Due[PolicyRecord]]] = {}
+        self.dead_letters: list[DeadLetter] = []
+
+    def batches(self) -> Iterator[list[Due[PolicyRecord]]]:
+        """The first record of every organization, then the second of every organization that has one, and so on."""
+        for batch in zip_longest(*self.records.values()):
+            yield [due for due in batch if due is not None]
+
+
+class Decider:
+    """
+    Decides run by run. A function of the run, of what *lookup* holds and of the organizations that the KMS knows.
+
+    Args:
+        partitions: of the topic of policy changes, for the check that a change stands where its key belongs.
+        generation: of that topic, counted by `keymill topics adopt`.
+    """
+
+    def __init__(self, keyring: Keyring, *, partitions: int, generation: int) -> None:
+        self._keyring = keyring
+        self._partitions = partitions
+        self._generation = generation
+
+    def begin(self, _run: Run) -> Decided:
+        """An empty decision; give it each record in order."""
+        return Decided()
+
+    def record(self, record: RawRecord, decided: Decided, lookup: Lookup) -> None:
+        """Decide one record. Raises only what is not the record's fault."""
+        change: PolicyChange | None = None
+        try:
+            change = decode(value_in_place(record, self._partitions), PolicyChange)
+            check_key(record, change.organization.encode())
+            self._change(change, record, decided, lookup)
+        except Reject as error:
+            decided.dead_letters.append(dead_letter(record, error, change, self._generation))
+
+    def _change(self, change: PolicyChange, record: RawRecord, decided: Decided, lookup: Lookup) -> None:
+        organization = change.organization
+        held = decided.policies.get(organization)
+        if held is None:
+            held = decided.policies[organization] = Policies(lookup.policies(organization))
+        self._require_organization(organization, record, held)
+        policy = fold(change, at=coordinates_of(record, self._generation), held=held)
+        if policy is not None:
+            held.take(policy)
+            key = scoped_key(organization, str(policy.policy_id))
+            due = Due(key, encode(policy), request_id_of(record), policy)
+            decided.records.setdefault(organization, []).append(due)
+
+    def _require_organization(self, organization: str, record: RawRecord, held: Policies) -> None:
+        try:
+            self._keyring.root_version_at(organization, record.timestamp_ms)
+        except UnknownKey as error:
+            if len(held):
+                message = f"policies of {organization}: {error}; restore the newest backup of the keys"
+                raise Misconfigured(message) from None
+            raise UnknownKey(str(error), field="organization", code="unknown_organization") from None
+
+
+class Known:
+    """What is already written: the overlay over the view."""
+
+    def __init__(self, reader: SnapshotReader, overlay: Overlay[PolicyRecord], partitions: int) -> None:
+        self._reader = reader
+        self._overlay = overlay
+        self._partitions = partitions
+
+    def policies(self, organization: str) -> list[PolicyRecord]:
+        """See `Lookup`."""
+        prefix = scoped_key(organization, "")
+        partition = topics.partition_of(topics.POLICIES, prefix, self._partitions)
+        held = {record.policy_id: record for record in self._reader.policies(organization)}
+        held |= {record.policy_id: record for key, record in self._overlay.of(partition) if key.startswith(prefix)}
+        return list(held.values())
+
+
+class PolicyKeeper(Agent[PolicyRecord, Decided, Lookup]):
+    """Handles runs of the topic of policy changes."""
+
+    source = topics.POLICY_CHANGES
+    target = topics.POLICIES
+
+    def __init__(
+        self, *, decider: Decider, reader: SnapshotReader, publisher: Publisher, end_offset: EndOffset, partitions: int
+    ) -> None:
+        overlay = Overlay[PolicyRecord]()
+        super().__init__(
+            decider=decider,
+            lookup=Known(reader, overlay, partitions),
+            overlay=overlay,
+            reader=reader,
+            publisher=publisher,
+            end_offset=end_offset,
+        )

@@ -1,0 +1,88 @@
+"""What every agent says of a raw record: whether it stands where it belongs, and what its dead letter holds."""
+
+import hashlib
+from typing import Final
+
+from keymill.core.folding import Coordinates
+from keymill.errors import InvalidRecord, Reject
+from keymill.telemetry import REQUEST_ID_HEADER
+from schemas.events import AssetEvent, PolicyChange
+from schemas.partition import partition_for
+from schemas.records import DeadLetter
+from schemas.topics import BY_NAME
+from schemas.values import LogPosition
+from streams.runs import RawRecord
+
+MAX_MESSAGE: Final = 500
+"""Characters of a reason that a dead letter keeps."""
+MAX_FIELD: Final = 128
+"""Characters of a field's name that it keeps: in JSON the sender chose the name, and may have chosen a megabyte."""
+
+
+def value_in_place(record: RawRecord, partitions: int) -> bytes:
+    """
+    The value of a record that has one, and a key that belongs on its partition.
+
+    Raises:
+        InvalidRecord: `null_key`, `wrong_partition` or `null_value`.
+    """
+    if record.key is None:
+        message = f"the record has no key: use {BY_NAME[record.topic].record_key}"
+        raise InvalidRecord(message, field="key", code="null_key")
+    right = partition_for(record.key, partitions)
+    if right != record.partition:
+        message = f"the record stands on partition {record.partition}, its key belongs on {right}: use murmur2"
+        raise InvalidRecord(message, field="partition", code="wrong_partition")
+    if record.value is None:
+        message = "the record has no value: assets are revoked and policies deleted by an event, never by a tombstone"
+        raise InvalidRecord(message, field="value", code="null_value")
+    return record.value
+
+
+def check_key(record: RawRecord, own_key: bytes) -> None:
+    """Refuse a record whose key is not the one that its value calls for."""
+    if record.key != own_key:
+        message = f"the record key is not the {BY_NAME[record.topic].record_key} of its value"
+        raise InvalidRecord(message, field="key", code="key_mismatch")
+
+
+def coordinates_of(record: RawRecord, generation: int) -> Coordinates:
+    """Where a record stands, in that generation of its topic."""
+    return Coordinates(
+        partition=record.partition,
+        position=LogPosition(generation=generation, offset=record.offset),
+        timestamp=record.timestamp_ms,
+    )
+
+
+def dead_letter(
+    record: RawRecord, error: Reject, value: AssetEvent | PolicyChange | None, generation: int
+) -> DeadLetter:
+    """Refuse one record, naming where it stands and why; never its content. *value* is it decoded, if it could be."""
+    raw = record.value or b""
+    event = value if isinstance(value, AssetEvent) else None
+    change = value if isinstance(value, PolicyChange) else None
+    return DeadLetter(
+        topic=record.topic,
+        partition=record.partition,
+        generation=generation,
+        offset=record.offset,
+        timestamp=record.timestamp_ms,
+        reason=error.code,
+        field=error.field[:MAX_FIELD],
+        message=str(error)[:MAX_MESSAGE],
+        organization=value.organization if value else None,
+        asset=event.asset if event else None,
+        event_id=event.event_id if event else change.request_id if change else None,
+        request_id=request_id_of(record) or None,
+        value_size=len(raw),
+        value_sha256=hashlib.sha256(raw).digest(),
+    )
+
+
+def request_id_of(record: RawRecord) -> str:
+    """The request id that the record's header carries, at most 128 characters; empty without one."""
+    for name, value in record.headers:
+        if name == REQUEST_ID_HEADER:
+            return (value or b"")[:128].decode("ascii", "replace")
+    return ""

@@ -7,21 +7,18 @@ on SIGTERM with 0, on anything unexpected with 1, and what was not committed is 
 
 import asyncio
 import signal
-import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Final
-
-from starlette.applications import Starlette
 
 from keymill import telemetry
 from keymill.config import ProcessorSettings
 from keymill.errors import Misconfigured
-from keymill.http.health import Readiness, health_routes
-from keymill.http.server import announce, dress, listen, serve_beside, url_of
+from keymill.http.server import announce, listen, url_of
 from keymill.kafka.admin import end_offsets, require_topics
 from keymill.kafka.producer import Publisher
 from keymill.kms.keyfile import KeyFile
@@ -34,6 +31,7 @@ from schemas import framing, topics
 from schemas.records import TopicAdopted
 from streams import decide, policies
 from streams.app import App, agent, build_app
+from streams.health import Health
 from streams.policies import PolicyKeeper
 from streams.provision import Provisioner
 from streams.registry import registry_lookup
@@ -58,24 +56,29 @@ def run(settings: ProcessorSettings) -> int:
     stop = _Stop()
     adopted = require_topics(settings.bootstrap, TOPICS)
     bound = listen(settings.host, settings.processor_port)
-    announce(url_of(bound, settings))
     # (2)
     keyring = Keyring(KeyFile(settings.keys_path))
     # (3)
     folder = settings.data / "views" / f"processor-{settings.instance_id or 'single'}"
-    size = settings.map_size_gib * GIB
     with (
-        Follower(folder, VIEW, _client(settings), map_size=size, log_level=settings.log_level) as follower,
+        Health(settings, bound) as health,
+        _follower(settings, folder) as follower,
         SnapshotReader(folder) as reader,
         closing(_publisher(settings, adopted)) as publisher,
     ):
-        if not _await_view(reader, follower, stop):
+        stop.tells(health.stopping)
+        announce(url_of(bound, settings))
+        if not _await_view(reader, follower, stop, health):
             return 0
         # (4)
-        agents = _agents(settings, adopted, keyring, reader, publisher)
-        app = _app(settings, agents, reader, follower)
-        app.task(partial(_serve_health, app, settings, bound))
-        return run_worker(app, stop_asked=lambda: stop.asked)
+        health.waits_for = "the group has not assigned partitions yet"
+        app = _app(settings, _agents(settings, adopted, keyring, reader, publisher), reader, follower, health)
+        return run_worker(app, stop_asked=lambda: stop.asked, on_stop=health.stopping)
+
+
+def _follower(settings: ProcessorSettings, folder: Path) -> Follower:
+    size = settings.map_size_gib * GIB
+    return Follower(folder, VIEW, _client(settings), map_size=size, log_level=settings.log_level)
 
 
 def _client(settings: ProcessorSettings) -> dict[str, str | int | bool]:
@@ -130,17 +133,26 @@ class _Stop:
 
     def __init__(self) -> None:
         self.asked = False
+        self._told: Callable[[], None] = lambda: None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask)
 
+    def tells(self, told: Callable[[], None]) -> None:
+        """Have *told* called at the signal, or now if it came already."""
+        self._told = told
+        if self.asked:
+            told()
+
     def _ask(self, _number: int, _frame: FrameType | None) -> None:
         self.asked = True
+        self._told()
 
 
-def _await_view(reader: SnapshotReader, follower: Follower, stop: _Stop) -> bool:
+def _await_view(reader: SnapshotReader, follower: Follower, stop: _Stop, health: Health) -> bool:
     while not (state := reader.state()).live:
         if stop.asked:
             return False
+        health.waits_for = state.error or f"the view is catching up, {state.behind} records behind"
         follower.tend()
         _require_following(follower, state.error)
         time.sleep(CATCH_UP_POLL_S)
@@ -156,24 +168,17 @@ def _end_offset(bootstrap: str, topic: str, partition: int) -> int:
     return end_offsets(bootstrap, topic)[partition]
 
 
-def _app(settings: ProcessorSettings, agents: Agents, reader: SnapshotReader, follower: Follower) -> App:
+def _app(
+    settings: ProcessorSettings, agents: Agents, reader: SnapshotReader, follower: Follower, health: Health
+) -> App:
     def assigned(tps: frozenset[TopicPartition]) -> None:
+        health.waits_for = None
         for each in agents:
             each.assigned(tps)
 
     def revoked(tps: frozenset[TopicPartition]) -> None:
         for each in agents:
             each.revoked(tps)
-
-    async def repair() -> None:
-        while not app.should_stop:
-            await asyncio.sleep(REPAIR_S)
-            follower.tend()
-            state = reader.state()
-            gauges.show(state)
-            _require_following(follower, state.error)
-            for each in agents:
-                await each.repair()
 
     app = build_app(
         bootstrap=settings.bootstrap,
@@ -185,11 +190,18 @@ def _app(settings: ProcessorSettings, agents: Agents, reader: SnapshotReader, fo
     )
     for each in agents:
         agent(app, each.source.name, each.handle)
-    app.task(repair)
+    app.task(partial(_tend, app, agents, reader, follower, health))
     return app
 
 
-async def _serve_health(app: App, settings: ProcessorSettings, bound: socket.socket) -> None:
-    readiness = Readiness(lambda: None if app.consumer and app.consumer.assignment() is not None else "no group yet")
-    web = Starlette(routes=health_routes(readiness))
-    await serve_beside(dress(web, program="processor"), settings=settings, bound=bound)
+async def _tend(app: App, agents: Agents, reader: SnapshotReader, follower: Follower, health: Health) -> None:
+    """About once a second: say that the loop goes on, look after the follower, repair regressions."""
+    while not app.should_stop:
+        await asyncio.sleep(REPAIR_S)
+        health.beat()
+        follower.tend()
+        state = reader.state()
+        gauges.show(state)
+        _require_following(follower, state.error)
+        for each in agents:
+            await each.repair()

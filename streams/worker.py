@@ -29,10 +29,11 @@ log = logger("streams.worker")
 class _Worker(Worker):
     """Faust's worker with our signals, without its console decoration and its logging setup."""
 
-    def __init__(self, app: App, stop_asked: Callable[[], bool], **kwargs: Any) -> None:
+    def __init__(self, app: App, stop_asked: Callable[[], bool], on_stop: Callable[[], None], **kwargs: Any) -> None:
         super().__init__(app, quiet=True, override_logging=False, **kwargs)
         self.spinner = None
         self._stop_asked = stop_asked
+        self._on_stop = on_stop
         self._app = app
         self._fence = app.fence
         self._watchdog: threading.Timer | None = None
@@ -48,6 +49,7 @@ class _Worker(Worker):
         if self._signal_stop_time:
             log.warning("second_signal", message="exit at once; runs in flight are abandoned un-acked")
             os._exit(128 + number)
+        self._on_stop()
         self.arm_watchdog()
         self._flag_as_shutdown_by_signal()
         self._schedule_shutdown(signal.Signals(number))
@@ -91,7 +93,9 @@ class _Worker(Worker):
             self._watchdog.cancel()
 
 
-def run_worker(app: App, *, stop_asked: Callable[[], bool] = lambda: False) -> int:
+def run_worker(
+    app: App, *, stop_asked: Callable[[], bool] = lambda: False, on_stop: Callable[[], None] = lambda: None
+) -> int:
     """
     Run the app until SIGTERM or SIGINT, or until something fails; returns the exit code.
 
@@ -100,12 +104,13 @@ def run_worker(app: App, *, stop_asked: Callable[[], bool] = lambda: False) -> i
 
     Args:
         stop_asked: true if a signal came before; asked first, and again when the worker's own handlers are in place.
+        on_stop: called in the event loop at the first signal.
     """
     if stop_asked():
         return 0
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    worker = _Worker(app, stop_asked, loop=loop)
+    worker = _Worker(app, stop_asked, on_stop, loop=loop)
     app.fence.bind_halt(worker.on_halt)
     code = 1
     try:

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Final
+from typing import Final, Self
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,6 +27,8 @@ from keymill.http.protocol import BoundedProtocol
 from keymill.http.request_id import RequestId
 
 BACKLOG: Final = 2048
+CLOSE_S: Final = 2.0
+"""What a `ServingThread` may take to end; its requests are health checks."""
 KEEP_ALIVE_S: Final = 75
 """Longer than the idle time of usual load balancers, so that they and not we close an idle connection."""
 
@@ -106,10 +108,22 @@ def serve(
     return 0
 
 
-async def serve_beside(app: ASGIApp, *, settings: Settings, bound: socket.socket) -> None:
-    """Serve inside a loop that has its own signal handling, until cancelled: the processor's health port."""
-    server = _Beside(_config(app, settings, lifespan=False))
-    await server.serve(sockets=[bound])
+class ServingThread:
+    """Serves an application in a thread of its own, beside a program that has its own loop and signal handling."""
+
+    def __init__(self, app: ASGIApp, *, settings: Settings, bound: socket.socket) -> None:
+        self._server = _Beside(_config(app, settings, lifespan=False))
+        self._thread = threading.Thread(target=self._server.run, args=([bound],), name="http", daemon=True)
+
+    def start(self) -> Self:
+        """Serve from now on."""
+        self._thread.start()
+        return self
+
+    def close(self) -> None:
+        """Take no more requests and end the thread."""
+        self._server.should_exit = True
+        self._thread.join(CLOSE_S)
 
 
 def _config(app: ASGIApp, settings: Settings, *, lifespan: bool = True) -> uvicorn.Config:
@@ -206,7 +220,7 @@ class _Server(uvicorn.Server):
 
 
 class _Beside(uvicorn.Server):
-    """uvicorn without signal handlers."""
+    """uvicorn without signal handlers, which only the main thread may set."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

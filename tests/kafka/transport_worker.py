@@ -71,7 +71,7 @@ def main() -> int:
         for topic in settings["topics"]:
             agent(app, topic, recorder.handle)
         asked = iter([*settings.get("stop_asked", ()), False, False])
-        code = run_worker(app, stop_asked=lambda: next(asked))
+        code = run_worker(app, stop_asked=lambda: next(asked), on_stop=lambda: recorder.note(what="stopping"))
         recorder.note(what="exit", code=code)
     return code
 

@@ -87,6 +87,7 @@ class Reason(StrEnum):
     KEY_MISMATCH = "key_mismatch"
     SERVER_SIDE_ONLY = "server_side_only"
     ORGANIZATION_REVOKED = "organization_revoked"
+    POLICY_UNENFORCEABLE = "policy_unenforceable"
     UPSTREAM_REFUSED = "upstream_refused"
     UPSTREAM_FAILED = "upstream_failed"
     UPSTREAM_UNAVAILABLE = "upstream_unavailable"
@@ -126,6 +127,7 @@ STATUS: Final[dict[Reason, int]] = {
     Reason.KEY_MISMATCH: 409,
     Reason.SERVER_SIDE_ONLY: 403,
     Reason.ORGANIZATION_REVOKED: 403,
+    Reason.POLICY_UNENFORCEABLE: 403,
     Reason.UPSTREAM_REFUSED: 403,
     Reason.UPSTREAM_FAILED: 502,
     Reason.UPSTREAM_UNAVAILABLE: 503,

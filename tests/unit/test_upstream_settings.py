@@ -1,5 +1,6 @@
 """The tables of license servers: what is refused at start, where secrets may stand, and that they are never shown."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -263,3 +264,11 @@ def test_the_proxy_does_not_start_with_a_wrong_table(tmp_path: Path) -> None:
     done = subprocess.run([*command, str(file)], capture_output=True, text=True, timeout=60)
     assert 2 == done.returncode
     assert "upstreams.uat.iv_hex" in done.stderr and KEY not in done.stderr
+
+
+def test_the_documentations_example_loads(tmp_path: Path) -> None:
+    """As it stands in docs/upstreams.md, but for the secret that it leaves out."""
+    page = (Path(__file__).parents[2] / "docs" / "upstreams.md").read_text()
+    (example,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    tables = loaded(tmp_path, example.replace("…", "x")).upstreams
+    assert {"widevine", "entitlement", "forward"} == {each.kind for each in tables.values()}

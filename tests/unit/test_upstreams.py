@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from keymill.proxy.request import Answer, Reason, Refusal
-from keymill.proxy.upstream.contract import Upstream
+from keymill.proxy.upstream.contract import Granted, Upstream
 from schemas.policy import Hdcp, PlayReadyTerms, SessionInit, SrmRule, TrackTerms, WidevineRequest, WidevineTerms
 from schemas.values import DrmSystem
 from tests.granted import granted
@@ -224,8 +224,27 @@ def test_only_body_and_content_type_come_back(rig: UpstreamRig, double: Double) 
     assert 200 == response.status_code
     assert not {"set-cookie", "x-axdrm-message", "x-double"} & set(response.headers)
     assert "no-store" == response.headers["cache-control"]
-    found = rig.life.means.upstreams.find("demo", DrmSystem.PLAYREADY, "forward-playready")
+
+
+@pytest.mark.parametrize("kind", ["forward", "entitlement"])
+def test_the_content_type_is_the_servers(rig: UpstreamRig, double: Double, kind: str) -> None:
+    """PlayReady's is XML; one that is missing or no header's is octets."""
+    system = DrmSystem.PLAYREADY
+    found = rig.life.means.upstreams.find("demo", system, f"{kind}-playready")
     assert found is not None
+    for given, expected in (
+        ("text/xml; charset=utf-8", "text/xml; charset=utf-8"),
+        ("", "application/octet-stream"),
+        ("x" * 129, "application/octet-stream"),
+    ):
+        double.next({"mode": "body", "body": "<License/>", "content_type": given})
+        outcome = rig.runner.run(license_from(found, granted(system=system)))
+        assert Answer(body=b"<License/>", content_type=expected) == outcome
+
+
+async def license_from(upstream: Upstream, asked: Granted) -> Answer | Refusal:
+    """A license, without a request around it."""
+    return await upstream.license(asked)
 
 
 # -- who is asked
@@ -286,7 +305,7 @@ def test_wrong_credentials_are_not_the_players_fault(
 
 def test_parse_only_shows_what_the_server_read(rig: UpstreamRig, double: Double) -> None:
     """JSON without keys, session state and license; the request carries no key. Other kinds cannot."""
-    outcome = rig.runner.run(parse_only(rig, "widevine-widevine"))
+    outcome = parse_only(rig, "widevine-widevine")
     assert isinstance(outcome, Answer) and "application/json" == outcome.content_type
     shown = json.loads(outcome.body)
     assert ("double", 5, "HDCP_V2_2") == (shown["model"], shown["security_level"], shown["client_max_hdcp_version"])
@@ -295,12 +314,12 @@ def test_parse_only_shows_what_the_server_read(rig: UpstreamRig, double: Double)
     (seen,) = double.requests()
     assert {} == seen["fingerprints"] and True is seen["message"]["parse_only"]
     for other in ("entitlement-widevine", "forward-widevine"):
-        outcome = rig.runner.run(parse_only(rig, other))
+        outcome = parse_only(rig, other)
         assert isinstance(outcome, Refusal) and outcome.reason is Reason.MALFORMED
 
 
-async def parse_only(rig: UpstreamRig, name: str) -> Answer | Refusal:
+def parse_only(rig: UpstreamRig, name: str) -> Answer | Refusal:
     """What an upstream makes of a parse-only request."""
     found = rig.life.means.upstreams.find("demo", DrmSystem.WIDEVINE, name)
     assert found is not None
-    return await found.license(granted(challenge=challenge_of(), parse_only=True))
+    return rig.runner.run(license_from(found, granted(challenge=challenge_of(), parse_only=True)))

@@ -59,9 +59,7 @@ def admit(breaker: Breaker, now_s: float, probe_s: float) -> tuple[Breaker, int 
 
 def answered(breaker: Breaker, era: int) -> Breaker:
     """The server answered a request of that era, with a license or a refusal."""
-    if era != breaker.era or breaker == Breaker(era=era):
-        return breaker
-    return Breaker(era=era if breaker.closed else _next(era))
+    return Breaker(era=era) if era == breaker.era else breaker
 
 
 def failed(breaker: Breaker, era: int, now_s: float) -> Breaker:

@@ -1,9 +1,9 @@
 """
 Settings: one frozen class per program, the only reader of the environment.
 
-A setting comes from its `KEYMILL_` variable, else from the TOML file given with `--settings`, else its default.
-An unknown variable or member is an error, since a misspelt limit is a limit that does not hold.
-docs/settings.md is generated from these classes.
+A setting comes from its `KEYMILL_` variable, else from the TOML file given with `--settings`, else its default; a
+table comes from the file alone. An unknown variable or member is an error, since a misspelt limit is a limit that does
+not hold. docs/settings.md is generated from these classes.
 """
 
 import os
@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from keymill import upstream_rules
 from keymill.errors import Misconfigured
+from keymill.upstream_settings import Upstream
 
 PREFIX: Final = "KEYMILL_"
 
@@ -113,6 +115,26 @@ class ProxySettings(HttpSettings):
     require_entitlement: bool = Field(
         False, description="refuse a license unless the token's user is entitled to the asset's product"
     )
+    upstream_allow: tuple[str, ...] = Field(
+        (), description="hosts that license servers may be at, names or addresses, separated by commas in the variable"
+    )
+    upstreams: dict[str, Upstream] = Field({}, description="license servers, a table each: see below")
+
+    @field_validator("upstream_allow", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(filter(None, (host.strip() for host in value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("upstream_allow")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return upstream_rules.check_allowed(value)
+
+    @field_validator("upstreams")
+    @classmethod
+    def _upstreams(cls, value: dict[str, Upstream], info: ValidationInfo) -> dict[str, Upstream]:
+        upstream_rules.check_upstreams(value, info.data.get("upstream_allow", ()))
+        return value
 
 
 class ConnectSettings(Settings):
@@ -161,20 +183,11 @@ def load(kind: type[S], *, file: Path | None = None, environ: Mapping[str, str] 
     try:
         return kind(**values)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        name = ".".join(map(str, first["loc"]))
-        raise Misconfigured(f"setting {name} ({PREFIX}{name.upper()}): {first['msg']}") from None
+        raise Misconfigured(_worded(error)) from None
 
 
-def masked(settings: Settings) -> dict[str, str]:
-    """The settings as text, secrets masked."""
-    return {
-        name: "********" if isinstance(value, SecretStr) else str(value)
-        for name in type(settings).model_fields
-        if (value := getattr(settings, name)) is not None
-    }
-
-
+TABLES: Final = frozenset({"upstreams"})
+"""Settings that only the file can hold."""
 OTHER_VARIABLES: Final = frozenset({"KEYMILL_SETTINGS", "KEYMILL_CHROMIUM"})
 """Variables that no settings class holds: the settings file itself, and the demo's browser."""
 
@@ -192,6 +205,8 @@ def _from_environment(environ: Mapping[str, str], kind: type[Settings]) -> dict[
         name = variable.removeprefix(PREFIX).lower()
         if name not in known:
             raise Misconfigured(f"{variable} is no setting of keymill: see docs/settings.md, or unset it")
+        if name in TABLES and value:
+            raise Misconfigured(f"{variable}: {name} are tables of the settings file, no variable can hold them")
         if name in kind.model_fields and value:  # empty is how a compose file leaves a variable out
             values[name] = value
     return values
@@ -208,3 +223,14 @@ def _from_file(file: Path, kind: type[Settings]) -> dict[str, Any]:
             f"settings file {file}: {sorted(unknown)[0]} is no setting of keymill, see docs/settings.md"
         )
     return {name: value for name, value in content.items() if name in kind.model_fields}
+
+
+def _worded(error: ValidationError) -> str:
+    """The first mistake, with the setting's name; never what was given, which may be a secret."""
+    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    place = [str(part) for part in first["loc"]]
+    if place[0] in TABLES:
+        place = place[:2] + place[3:]  # without the kind, by which pydantic chose the class
+    name = ".".join(place)
+    variable = "" if place[0] in TABLES else f" ({PREFIX}{name.upper()})"
+    return f"setting {name}{variable}: {first['msg'].removeprefix('Value error, ')}"

@@ -52,6 +52,21 @@ REQUEST_SECONDS = Histogram(
     buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 10, 60),
 )
 LICENSES = Counter("keymill_licenses_total", "Licenses by DRM system and outcome", ["drm_system", "outcome"])
+UPSTREAM_REQUESTS = Counter(
+    "keymill_upstream_requests_total", "Requests to license servers by server and outcome", ["upstream", "outcome"]
+)
+UPSTREAM_SECONDS = Histogram(
+    "keymill_upstream_seconds",
+    "Time until a license server's answer, every attempt included",
+    ["upstream"],
+    buckets=(0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60),
+)
+UPSTREAM_OPEN = Gauge(
+    "keymill_upstream_circuit_open",
+    "1 while a license server is not asked because it failed repeatedly",
+    ["upstream"],
+    multiprocess_mode="max",
+)
 
 UNOPENED = Counter("keymill_key_records_unopened_total", "Key records that a proxy could not open; page when it rises")
 AUDIT_LOST = Counter("keymill_audit_lost_total", "Audit events that did not fit the queue; page when it rises")

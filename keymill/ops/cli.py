@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from keymill import telemetry
-from keymill.config import PROGRAMS, Settings, load, masked
+from keymill.config import PROGRAMS, Settings, load
 from keymill.errors import Corrupt, KeymillError, Misconfigured, Retry
 from keymill.ops import credential, explain, org, programs, replay, tokens, topics
+from keymill.settings_text import masked
 
 EXIT_CODES = """
 Exit codes: 0 done or clean, 1 differences found or the work failed, 2 usage or settings, 3 unavailable, 4 corrupt.

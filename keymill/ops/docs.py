@@ -4,9 +4,11 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from keymill.config import PREFIX, PROGRAMS
+from keymill.config import PREFIX, PROGRAMS, TABLES
+from keymill.upstream_settings import KINDS
 from schemas.topics import CATALOGUE, PARTITIONS, PARTITIONS_PRODUCTION
 
 _PAGES: Final = "docs"
@@ -17,8 +19,7 @@ def settings_page() -> str:
     rows: dict[str, tuple[str, str, list[str]]] = {}
     for program, kind in PROGRAMS.items():
         for name, field in kind.model_fields.items():
-            default = "" if field.default is PydanticUndefined or field.default is None else str(field.default)
-            rows.setdefault(name, (default, field.description or "", []))[2].append(program)
+            rows.setdefault(name, (_default(field), field.description or "", []))[2].append(program)
     lines = [
         "# Settings",
         "",
@@ -30,9 +31,41 @@ def settings_page() -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     for name, (default, description, programs) in sorted(rows.items()):
-        shown = f"`{default}`" if default else ""
-        lines.append(f"| `{name}` | `{PREFIX}{name.upper()}` | {shown} | {description} | {', '.join(programs)} |")
+        variable = "the file alone" if name in TABLES else f"`{PREFIX}{name.upper()}`"
+        lines.append(f"| `{name}` | {variable} | {default} | {description} | {', '.join(programs)} |")
+    return "\n".join(lines) + "\n" + upstreams_section()
+
+
+def upstreams_section() -> str:
+    """The tables of license servers: every member, once, and which kinds take it."""
+    rows = {"kind": ("", ", ".join(f"`{kind}`" for kind in KINDS))}
+    takers: dict[str, list[str]] = {"kind": list(KINDS)}
+    for kind, table in reversed(KINDS.items()):  # the kind `widevine` says nothing new of a member that all have
+        for name, field in table.model_fields.items():
+            if name != "kind":
+                rows.setdefault(name, (_default(field), field.description or ""))
+                takers.setdefault(name, []).insert(0, kind)
+    lines = [
+        "",
+        "## `[upstreams.NAME]`",
+        "",
+        "A table of the settings file per license server; [upstreams.md](upstreams.md) says what each kind sends.",
+        "Every server's host must be listed in `upstream_allow`; plain http is for loopback addresses alone. NAME has",
+        "up to 63 characters; a service configuration may ask for it. Secrets may stand in files of their own, which",
+        "only their owner should be able to read.",
+        "",
+        "| Member | Kinds | Default | Meaning |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, (default, description) in rows.items():
+        shown = "all" if len(takers[name]) == len(KINDS) else ", ".join(takers[name])
+        lines.append(f"| `{name}` | {shown} | {default} | {description} |")
     return "\n".join(lines) + "\n"
+
+
+def _default(field: FieldInfo) -> str:
+    default = field.default
+    return "" if default is PydanticUndefined or default is None or default in ("", (), {}) else f"`{default}`"
 
 
 def topics_page() -> str:

@@ -48,7 +48,7 @@ def up(
     from keymill.ops.up import run
 
     given = {"port_base": port_base, "processors": processors}
-    return run(_load(UpSettings, settings, parent, data=data, bootstrap=bootstrap, **given))
+    return run(_load(UpSettings, settings, parent, data=data, bootstrap=bootstrap, **given), settings)
 
 
 def processor(

@@ -15,10 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import SecretStr
-
 from keymill import telemetry
-from keymill.config import GatewaySettings, ProcessorSettings, ProxySettings, Settings, UpSettings
+from keymill.config import GatewaySettings, ProcessorSettings, ProxySettings, UpSettings
 from keymill.errors import KeymillError
 from keymill.kafka.admin import create_topics
 from keymill.kafka.embedded import EmbeddedKafka
@@ -26,6 +24,7 @@ from keymill.kafka.ports import free_ports
 from keymill.ops.address import write_address
 from keymill.ops.demo_organization import ensure_demo
 from keymill.ops.supervise import Child
+from keymill.settings_text import as_environment
 
 WATCH_S: Final = 0.1
 KAFKA_BACKOFF_S: Final = (0.0, 1.0, 5.0)
@@ -36,8 +35,9 @@ log = telemetry.logger("ops.up")
 class Up:
     """Owns the broker and the children of one `keymill up`."""
 
-    def __init__(self, settings: UpSettings) -> None:
+    def __init__(self, settings: UpSettings, file: Path | None = None) -> None:
         self._settings = settings
+        self._file = {"KEYMILL_SETTINGS": str(file.absolute())} if file else {}
         self._kafka: EmbeddedKafka | None = None
         self._children: dict[str, list[Child]] = {}
         self._bootstrap = settings.bootstrap
@@ -91,20 +91,20 @@ class Up:
             Child(
                 f"processor {index}",
                 ["processor"],
-                _environment(
-                    ProcessorSettings, settings, shared | {"instance_id": f"up-{index}", "processor_port": next(ports)}
+                as_environment(
+                    settings, ProcessorSettings, **shared, instance_id=f"up-{index}", processor_port=next(ports)
                 ),
             )
             for index in range(settings.processors)
         ]
         gateway_port = settings.port_base + 2 if settings.port_base else next(ports)
         proxy_port = settings.port_base + 3 if settings.port_base else next(ports)
-        gateway = _environment(GatewaySettings, settings, shared | {"gateway_port": gateway_port})
-        proxy = _environment(ProxySettings, settings, shared | {"proxy_port": proxy_port})
+        gateway = as_environment(settings, GatewaySettings, **shared, gateway_port=gateway_port)
+        proxy = as_environment(settings, ProxySettings, **shared, proxy_port=proxy_port)
         return {
             "processor": processors,
             "gateway": [Child("gateway", ["gateway"], gateway)],
-            "proxy": [Child("proxy", ["proxy"], proxy)],
+            "proxy": [Child("proxy", ["proxy"], proxy | self._file)],
         }
 
     def _line(self) -> dict[str, Any]:
@@ -164,11 +164,11 @@ class Up:
             self._kafka.stop()
 
 
-def run(settings: UpSettings) -> int:
-    """Run `keymill up`; returns the exit code."""
+def run(settings: UpSettings, file: Path | None = None) -> int:
+    """Run `keymill up`; returns the exit code. The proxy reads its license servers from *file* itself."""
     telemetry.configure("up", settings.log_level)
     with _traced(settings.data):
-        return Up(settings).run()
+        return Up(settings, file).run()
 
 
 @contextmanager
@@ -180,11 +180,3 @@ def _traced(data: Path) -> Iterator[None]:
 
 def _ports(settings: UpSettings) -> Iterator[int]:
     return iter(range(settings.port_base + 4, settings.port_base + 100)) if settings.port_base else free_ports()
-
-
-def _environment(kind: type[Settings], settings: UpSettings, given: dict[str, Any]) -> dict[str, str]:
-    values = {name: getattr(settings, name) for name in kind.model_fields} | given
-    plain = {
-        name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in values.items()
-    }
-    return {f"KEYMILL_{name.upper()}": str(value) for name, value in plain.items() if value is not None}

@@ -16,7 +16,8 @@ from keymill.proxy.keys import ProxyKeys
 from keymill.proxy.procedure import Means, wall_clock_ms
 from keymill.proxy.single_use import SWEEP_S, UsedTokens
 from keymill.proxy.terms import Terms
-from keymill.proxy.upstream.registry import Registry
+from keymill.proxy.upstream.http import Client
+from keymill.proxy.upstream.registry import registry_of
 from keymill.proxy.waiting import Waiting
 from keymill.snapshot import gauges
 from keymill.snapshot.reader import SnapshotReader
@@ -51,6 +52,7 @@ class Life:
         self._state: ViewState | None = None
         self._looked = 0.0
         self._used: UsedTokens | None = None
+        self._client: Client | None = None
         self._means: Means | None = None
         self.readiness = Readiness(self._view_reason, self.keys.missing)
 
@@ -74,11 +76,12 @@ class Life:
         self.keys.keep_fresh()
         self._audit.start()
         self._used = used = UsedTokens(self._used_folder)
+        self._client = client = Client()
         self._means = Means(
             reader=self._reader,
             tokens=Tokens(self.keys.open_secret),
             keys=self.keys,
-            upstreams=Registry(),
+            upstreams=registry_of(self.settings.upstreams, client, wall_clock_ms),
             used=used,
             audit=self._audit,
             waiting=Waiting(self._reader, self.settings.missing_wait_ms),
@@ -97,6 +100,8 @@ class Life:
         self._audit.close()
         self._open = False
         self._reader.close()
+        if self._client is not None:
+            await self._client.close()
         if self._used is not None:
             self._used.close()
 

@@ -13,6 +13,7 @@ from keymill import telemetry
 from keymill.config import ProxySettings
 from keymill.errors import Misconfigured
 from keymill.proxy.worker import EXIT_STOP, Told
+from keymill.settings_text import told
 
 BACKOFF_S: Final = (0.05, 0.2, 1.0, 2.0, 5.0)
 """Before each restart of a worker that died; the last one for all that follow. A minute of life starts anew."""
@@ -105,9 +106,9 @@ class Pool:
     def __init__(
         self, settings: ProxySettings, bound: socket.socket, *, parent: int, environment: Mapping[str, str]
     ) -> None:
-        told = Told(settings=settings.model_dump(mode="json"), listening=bound.fileno(), parent=parent)
+        whole = Told(settings=told(settings), listening=bound.fileno(), parent=parent)
         self._stop_timeout_s = settings.stop_timeout_s
-        self.workers = [WorkerHandle(told, environment) for _ in range(settings.workers)]
+        self.workers = [WorkerHandle(whole, environment) for _ in range(settings.workers)]
 
     def start(self) -> Self:
         """Start all and wait until each answers or has ended, which `tend` then sees."""

@@ -84,6 +84,14 @@ class Reason(StrEnum):
     PERSISTENCE_DENIED = "persistence_denied"
     NO_KEY_ALLOWED = "no_key_allowed"
     TRACKS_NOT_NAMED = "tracks_not_named"
+    KEY_MISMATCH = "key_mismatch"
+    SERVER_SIDE_ONLY = "server_side_only"
+    ORGANIZATION_REVOKED = "organization_revoked"
+    POLICY_UNENFORCEABLE = "policy_unenforceable"
+    UPSTREAM_REFUSED = "upstream_refused"
+    UPSTREAM_FAILED = "upstream_failed"
+    UPSTREAM_UNAVAILABLE = "upstream_unavailable"
+    UPSTREAM_TIMEOUT = "upstream_timeout"
     NOT_READY = "not_ready"
     TOO_STALE = "too_stale"
     KEK_MISSING = "kek_missing"
@@ -116,6 +124,14 @@ STATUS: Final[dict[Reason, int]] = {
     Reason.PERSISTENCE_DENIED: 403,
     Reason.NO_KEY_ALLOWED: 403,
     Reason.TRACKS_NOT_NAMED: 400,
+    Reason.KEY_MISMATCH: 409,
+    Reason.SERVER_SIDE_ONLY: 403,
+    Reason.ORGANIZATION_REVOKED: 403,
+    Reason.POLICY_UNENFORCEABLE: 403,
+    Reason.UPSTREAM_REFUSED: 403,
+    Reason.UPSTREAM_FAILED: 502,
+    Reason.UPSTREAM_UNAVAILABLE: 503,
+    Reason.UPSTREAM_TIMEOUT: 504,
     Reason.NOT_READY: 503,
     Reason.TOO_STALE: 503,
     Reason.KEK_MISSING: 503,
@@ -132,6 +148,7 @@ class Refusal(Record, frozen=True, kw_only=True):
     message: str
     at_ms: int = 0
     now_ms: int = 0
+    retry_after_s: int = TRANSIENT_RETRY_S
 
     @property
     def status(self) -> int:

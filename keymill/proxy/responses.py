@@ -3,10 +3,9 @@
 from typing import Final
 
 from keymill.http.problems import MEDIA_TYPE, problem
-from keymill.proxy.request import TRANSIENT_RETRY_S, Answer, Refusal, Response
+from keymill.proxy.request import Answer, Refusal, Response
 
 NO_STORE: Final = (b"cache-control", b"no-store")
-RETRY_AFTER: Final = (b"retry-after", b"%d" % TRANSIENT_RETRY_S)
 _PROBLEM: Final = (b"content-type", MEDIA_TYPE.encode())
 _CHALLENGE: Final = (b"www-authenticate", b'Bearer error="invalid_token"')
 
@@ -17,11 +16,16 @@ def licensed(answer: Answer, content_type: bytes = b"") -> Response:
     return Response(status=200, body=answer.body, headers=((b"content-type", kind), NO_STORE))
 
 
+def retry_after(refusal: Refusal) -> tuple[bytes, bytes]:
+    """The header that says when to ask again."""
+    return b"retry-after", b"%d" % refusal.retry_after_s
+
+
 def refused(refusal: Refusal) -> Response:
     """The problem document of a refusal."""
     headers = [_PROBLEM, NO_STORE]
     if refusal.transient:
-        headers.append(RETRY_AFTER)
+        headers.append(retry_after(refusal))
     if refusal.status == 401:
         headers.append(_CHALLENGE)
     document = problem(refusal.status, refusal.reason.value, refusal.message)

@@ -16,9 +16,9 @@ from keymill.config import (
     Settings,
     UpSettings,
     load,
-    masked,
 )
 from keymill.errors import Misconfigured
+from keymill.settings_text import masked
 
 
 def toml(folder: Path, text: str) -> Path:

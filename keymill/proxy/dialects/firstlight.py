@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from keymill.proxy.request import Answer, LicenseRequest, RawRequest, Reason, Refusal, Response
-from keymill.proxy.responses import NO_STORE, RETRY_AFTER, licensed
+from keymill.proxy.responses import NO_STORE, licensed, retry_after
 
 CONTENT_TYPE: Final = b"application/octet-stream;charset=UTF-8"
 ERROR_TYPE: Final = (b"content-type", b"application/json;charset=UTF-8")
@@ -34,8 +34,10 @@ BAD_VERSION: Final = ("ClientError", 0, 400)
 BAD_TOKEN: Final = ("InvalidPTokenError", 201, 401)
 BAD_REQUEST: Final = ("InvalidRequestError", 1001, 400)
 FORBIDDEN: Final = ("PlaybackForbiddenError", 1003, 403)
+REFUSED: Final = ("LicenseRefusedError", 1004, 403)
 NOT_READY: Final = ("NotReadyError", 1005, 500)
 SERVER: Final = ("LicenseServerError", 1006, 500)
+UPSTREAM: Final = ("UpstreamError", 1007, 500)
 
 ERRORS: Final[dict[Reason, tuple[str, int, int]]] = {
     Reason.MISSING_CHALLENGE: NO_CHALLENGE,
@@ -48,11 +50,17 @@ ERRORS: Final[dict[Reason, tuple[str, int, int]]] = {
     Reason.MALFORMED: BAD_REQUEST,
     Reason.TOO_LARGE: BAD_REQUEST,
     Reason.NO_LICENSE_SERVER: BAD_REQUEST,
+    Reason.TRACKS_NOT_NAMED: BAD_REQUEST,
+    Reason.KEY_MISMATCH: BAD_REQUEST,
+    Reason.UPSTREAM_REFUSED: REFUSED,
     Reason.NOT_READY: NOT_READY,
     Reason.TOO_STALE: NOT_READY,
     Reason.KEK_MISSING: SERVER,
     Reason.KEY_UNUSABLE: SERVER,
     Reason.INTERNAL: SERVER,
+    Reason.UPSTREAM_FAILED: UPSTREAM,
+    Reason.UPSTREAM_UNAVAILABLE: UPSTREAM,
+    Reason.UPSTREAM_TIMEOUT: UPSTREAM,
 }
 """(code, errorCode, status) of a reason; every other one is `FORBIDDEN`, an unknown KID too."""
 
@@ -78,7 +86,7 @@ def respond(outcome: Answer | Refusal) -> Response:
     code, number, status = ERRORS.get(outcome.reason, FORBIDDEN)
     kind = "SERVER_ERROR" if status == 500 else "CLIENT_ERROR"
     body = msgspec.json.encode(_Error(code=code, error_code=number, type=kind, message=_message(outcome, code)))
-    headers = (ERROR_TYPE, NO_STORE, RETRY_AFTER) if status == 500 else (ERROR_TYPE, NO_STORE)
+    headers = (ERROR_TYPE, NO_STORE, retry_after(outcome)) if status == 500 else (ERROR_TYPE, NO_STORE)
     return Response(status=status, body=body, headers=headers)
 
 

@@ -1,10 +1,10 @@
 """What a license server is handed, and what it answers."""
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from keymill.core.envelope import ClearKey
 from keymill.proxy.auth import Claims
-from keymill.proxy.request import Answer, Refusal
+from keymill.proxy.request import Answer, Reason, Refusal
 from schemas.policy import Policy
 from schemas.records import AssetRecord
 from schemas.values import DrmSystem, Record, Scheme
@@ -15,6 +15,13 @@ class Asked(Record, frozen=True, kw_only=True):
 
     kids: tuple[bytes, ...] | None
     persistent: bool = False
+
+
+OPAQUE: Final = Asked(kids=None)
+"""What the proxy sees of a challenge that only its license server can read."""
+PARSES_NOTHING: Final = Refusal(
+    reason=Reason.MALFORMED, message="parse_only is a request to Widevine's license server, and none is configured here"
+)
 
 
 class GrantedKey(Record, frozen=True, kw_only=True):

@@ -1,21 +1,14 @@
 """The provision agent over a real view and an in-memory log: what it sends, in which order, and what it waits for."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
 from keymill.errors import NotReady, Unavailable
-from keymill.kafka.outgoing import Outgoing, place
-from keymill.kafka.positions import Incoming, Slot
+from keymill.kafka.positions import Slot
 from keymill.kms.keyring import Keyring
-from keymill.snapshot.reader import SnapshotReader
-from keymill.snapshot.state import Heartbeat, HeartbeatFile, boot_id
-from keymill.snapshot.writer import SnapshotWriter
 from keymill.telemetry import REQUEST_ID_HEADER
 from schemas import framing, topics
 from schemas.codec import decode, encode
@@ -25,101 +18,33 @@ from schemas.records import AssetRecord, DeadLetter
 from streams.decide import Decider
 from streams.provision import Provisioner
 from streams.runs import RawRecord, Run
+from tests.agent_rig import PARTITIONS, AgentRig, bounded, under_way
 from tests.builders import NOW, assign, folded, ingest, rotate
 from tests.fakes import MemoryKms
-from tests.view_records import Log
 
-PARTITIONS = 4
 KEYS, DEAD_LETTERS, ASSETS = topics.KEYS.name, topics.DEAD_LETTERS.name, topics.ASSETS.name
-MAP = 16 << 20
-PATIENCE_S = 10.0
 
 
-class MemoryPublisher:
-    """Topics in memory; a record has its offset when `publish` returns, and its limits are the real ones."""
-
-    def __init__(self) -> None:
-        self.log: list[tuple[str, int, int, Outgoing]] = []
-        self.batches: list[list[Outgoing]] = []
-        self.fail_at: int | None = None
-        """Number of the batch that is written and not acknowledged."""
-        self.before_ack: Callable[[], Awaitable[None]] | None = None
-
-    def end(self, topic: str, partition: int) -> int:
-        return sum((topic, partition) == entry[:2] for entry in self.log)
-
-    async def publish(self, records: Sequence[Outgoing]) -> list[int]:
-        offsets = []
-        for record in records:
-            partition = place(record, {KEYS: PARTITIONS, DEAD_LETTERS: PARTITIONS})
-            offsets.append(self.end(record.topic, partition))
-            self.log.append((record.topic, partition, offsets[-1], record))
-        self.batches.append(list(records))
-        await asyncio.sleep(0)
-        if self.before_ack:
-            await self.before_ack()
-        if self.fail_at == len(self.batches) - 1:
-            raise Unavailable("not acknowledged")
-        return offsets
-
-
-class Rig:
+class Rig(AgentRig):
     """A provisioner, its view, and a follower that reads only when it is told to."""
 
     def __init__(self, folder: Path) -> None:
-        self.publisher = MemoryPublisher()
-        self.writer = SnapshotWriter(folder, map_size=MAP).open()
-        self.writer.bind({KEYS: Log(PARTITIONS).checkpoints()[KEYS]})
-        self.heart = HeartbeatFile(folder, write=True)
-        self.beat()
-        self.reader = SnapshotReader(folder).open()
-        self.ends_asked: list[int] = []
-        self.ends: dict[int, int] = {}
+        super().__init__(folder, topics.KEYS)
         self.provisioner = self.fresh()
 
     def fresh(self) -> Provisioner:
         """Another worker with the same view."""
-        decoder = framing.decode_event
         return Provisioner(
-            decider=Decider(Keyring(MemoryKms()), decoder, partitions=PARTITIONS, generation=0),
+            decider=Decider(Keyring(MemoryKms()), framing.decode_event, partitions=PARTITIONS, generation=0),
             reader=self.reader,
             publisher=self.publisher,  # type: ignore[arg-type]
             end_offset=self.end_offset,
             partitions=PARTITIONS,
         )
 
-    def end_offset(self, partition: int) -> int:
-        self.ends_asked.append(partition)
-        return self.ends.get(partition, self.publisher.end(KEYS, partition))
-
-    def beat(self, error: str | None = None) -> None:
-        environment = self.writer.manifest.environment
-        self.heart.write(Heartbeat(environment=environment, boot=boot_id(), ready=True, live=True, error=error))
-
-    def follow(self, limit: int = 10**9) -> None:
-        """Read what was published into the view; of each partition up to *limit*."""
-        reached = {partition: Slot(min(self.publisher.end(KEYS, partition), limit)) for partition in range(PARTITIONS)}
-        batch = [
-            Incoming(topic, partition, offset, record.record_key, record.value)
-            for topic, partition, offset, record in self.publisher.log
-            if topic == KEYS and offset < reached[partition].offset
-        ]
-        self.writer.apply(batch, {KEYS: reached})
-
     def forge(self, record: AssetRecord) -> None:
         """A late or rogue writer."""
-        key = asset_key(record.organization, record.asset)
-        self.publisher.log.append(
-            (KEYS, HERE, self.publisher.end(KEYS, HERE), Outgoing(topic=KEYS, record_key=key, value=encode(record)))
-        )
-
-    def sent(self, topic: str = KEYS) -> list[Outgoing]:
-        return [record for batch in self.publisher.batches for record in batch if record.topic == topic]
-
-    def close(self) -> None:
-        self.reader.close()
-        self.heart.close()
-        self.writer.close()
+        self.append(asset_key(record.organization, record.asset), encode(record), HERE)
 
 
 @pytest.fixture
@@ -158,21 +83,6 @@ def handle(rig: Rig, *runs: Run) -> None:
             await rig.provisioner.handle(run)
 
     bounded(all_of_them())
-
-
-def bounded(work: Coroutine[Any, Any, Any]) -> None:
-    asyncio.run(asyncio.wait_for(work, PATIENCE_S))
-
-
-@asynccontextmanager
-async def under_way(work: Coroutine[Any, Any, Any]) -> AsyncIterator["asyncio.Task[Any]"]:
-    """The work, given time to get as far as it can."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.sleep(0.05)
-        yield task
-    finally:
-        task.cancel()
 
 
 def test_dead_letters_then_key_records_then_the_asset_record(rig: Rig) -> None:

@@ -1,6 +1,7 @@
 """The `keymill` command: arguments and exit codes, nothing else."""
 
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,16 +9,12 @@ import typer
 
 from keymill import telemetry
 from keymill.config import PROGRAMS, Settings, load, masked
-from keymill.errors import Corrupt, KeymillError, Misconfigured, Retry
-from keymill.ops import credential, explain, org, programs, replay, tokens, topics
-
-EXIT_CODES = """
-Exit codes: 0 done or clean, 1 differences found or the work failed, 2 usage or settings, 3 unavailable, 4 corrupt.
-"""
+from keymill.errors import KeymillError
+from keymill.ops import credential, exits, explain, org, programs, replay, tokens, topics
 
 app = typer.Typer(
     name="keymill",
-    help="Event-driven key and policy provisioning for DRM." + EXIT_CODES,
+    help="Event-driven key and policy provisioning for DRM." + exits.HELP,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -34,6 +31,21 @@ config = typer.Typer(help="Settings.", no_args_is_help=True)
 app.add_typer(config, name="config")
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(metadata.version("keymill"))
+        raise typer.Exit
+
+
+@app.callback()
+def keymill(
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version and leave", is_eager=True, callback=_tell_version)
+    ] = False,
+) -> None:
+    """Options that stand before a command; the help is the application's."""
+
+
 @config.command("show")
 def show(
     program: Annotated[str, typer.Argument(help=f"one of {', '.join(PROGRAMS)}")],
@@ -47,27 +59,15 @@ def show(
         typer.echo(f"{name} = {value}")
 
 
-def exit_code_of(error: KeymillError) -> int:
-    """The documented exit code of an error."""
-    match error:
-        case Misconfigured():
-            return 2
-        case Retry():
-            return 3
-        case Corrupt():
-            return 4
-        case _:
-            return 1
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every keymill error is one line on stderr and a documented exit code."""
     telemetry.configure("ops", "warning")
     try:
         result: Any = app(args=arguments, standalone_mode=False)
-    except KeymillError as error:
+    except (KeymillError, OSError) as raised:
+        error = exits.worded(raised)
         typer.echo(f"keymill: {error}", err=True)
-        sys.exit(exit_code_of(error))
+        sys.exit(exits.exit_code_of(error))
     except typer.Exit as leave:
         sys.exit(leave.exit_code)
     except typer.Abort:

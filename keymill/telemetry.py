@@ -81,6 +81,8 @@ def configure(program: str, level: str = "info") -> None:
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.captureWarnings(True)
+    # kafka-python logs every attempt to connect and raises the same afterwards: what is raised is told, once.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
     logging.getLogger("keymill").setLevel(level.upper())
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -2,15 +2,13 @@
 
 import sys
 from importlib import metadata
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from keymill import telemetry
-from keymill.config import PROGRAMS, Settings, load, masked
 from keymill.errors import KeymillError
-from keymill.ops import credential, exits, explain, org, programs, replay, tokens, topics
+from keymill.ops import credential, exits, explain, org, programs, replay, settings, tokens, topics
 
 app = typer.Typer(
     name="keymill",
@@ -27,8 +25,7 @@ app.add_typer(tokens.token_key, name="token-key", rich_help_panel="Set-up")
 app.add_typer(tokens.token, name="token", rich_help_panel="Set-up")
 app.command(rich_help_panel="Recovery")(replay.replay)
 app.command(rich_help_panel="Recovery")(explain.explain)
-config = typer.Typer(help="Settings.", no_args_is_help=True)
-app.add_typer(config, name="config")
+app.add_typer(settings.app, name="config")
 
 
 def _tell_version(asked: bool) -> None:
@@ -44,19 +41,6 @@ def keymill(
     ] = False,
 ) -> None:
     """Options that stand before a command; the help is the application's."""
-
-
-@config.command("show")
-def show(
-    program: Annotated[str, typer.Argument(help=f"one of {', '.join(PROGRAMS)}")],
-    settings: Annotated[Path | None, typer.Option("--settings", envvar="KEYMILL_SETTINGS", help="TOML file")] = None,
-) -> None:
-    """Show the settings a program would run with, secrets masked."""
-    kind: type[Settings] | None = PROGRAMS.get(program)
-    if kind is None:
-        raise typer.BadParameter(f"{program} is none of {', '.join(PROGRAMS)}")
-    for name, value in masked(load(kind, file=settings)).items():
-        typer.echo(f"{name} = {value}")
 
 
 def main(arguments: list[str] | None = None) -> None:

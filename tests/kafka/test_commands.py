@@ -15,11 +15,14 @@ import fastavro
 import msgspec
 import pytest
 from confluent_kafka import Producer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from keymill.errors import Unavailable
 from keymill.kafka.admin import load_adoptions, require_topics
 from keymill.kafka.adoption import record_adoptions
 from keymill.kafka.scan import scan_partition
+from keymill.ops.address import write_address
+from keymill.ops.token_keys import pem_of
 from schemas import topics
 from schemas.ids import asset_key
 from tests.broker import running_broker
@@ -162,6 +165,67 @@ def test_explain_of_no_key_says_so(rig: Rig) -> None:
     for code, arguments in ((1, (nothing, "--data", rig.data)), (2, ("kid", "--data", rig.data)), (2, (nothing,))):
         done = keymill("explain", *arguments, "--bootstrap", rig.bootstrap)
         assert (code, "", 1) == (done.returncode, done.stdout, len(done.stderr.splitlines())), done.stderr
+
+
+def test_organizations_are_listed(rig: Rig) -> None:
+    """An array, or a table with a header; exit code 3 when no broker answers."""
+    expected = [{"organization": name, "name": name, "revoked": False} for name in (ORGANIZATION, "other")]
+    assert expected == told("org", "list", "--bootstrap", rig.bootstrap)
+    write_address(rig.data, {"kafka": rig.bootstrap})
+    try:
+        shown = [line.split() for line in keymill("org", "list", "--data", rig.data).stdout.splitlines()]
+        assert [*topics.BY_NAME] == [row["topic"] for row in told("topics", "show", "--data", rig.data)]
+        assert 0 == keymill("topics", "check", "--data", rig.data).returncode
+    finally:
+        (rig.data / "up.json").unlink()
+    assert [["organization", "name", "revoked"], [ORGANIZATION, ORGANIZATION, "no"], ["other", "other", "no"]] == shown
+    away = keymill("org", "list", "--bootstrap", NOBODY)
+    assert (3, "", 1) == (away.returncode, away.stdout, len(away.stderr.splitlines())), away.stderr
+
+
+def test_credentials_are_made_listed_and_revoked(rig: Rig) -> None:
+    """Each by its kind, which revoking may insist on; secrets are shown once, when they are made."""
+    where = ("--organization", "other", "--bootstrap", rig.bootstrap)
+    for kind, name in (("api-key", "cms"), ("ncp", "portal"), ("widevine-signer", "packager")):
+        made = keymill("credential", "create", "--kind", kind, "--name", name, "--data", rig.data, *where)
+        assert (0, kind) == (made.returncode, json.loads(made.stdout)["kind"]), made.stderr
+    listed = told("credential", "list", *where)
+    assert {"api-key": "cms", "ncp": "portal", "widevine-signer": "packager"} == {
+        row["kind"]: row["label"] for row in listed
+    }
+    signer = {"credential": "packager", "kind": "widevine-signer", "label": "packager", "revoked": False}
+    assert [signer] == told("credential", "list", "--kind", "widevine-signer", *where)
+    guarded = keymill("credential", "revoke", "packager", "--kind", "api-key", *where)
+    assert (1, "", True) == (guarded.returncode, guarded.stdout, "is no api-key" in guarded.stderr)
+    for changed in (True, False):
+        done = keymill("credential", "revoke", "packager", "--kind", "widevine-signer", *where)
+        expected = {"credential": "packager", "revoked": True, "changed": changed}
+        assert (0, expected) == (done.returncode, json.loads(done.stdout)), done.stderr
+    table = keymill("credential", "list", "--kind", "widevine-signer", *where).stdout.splitlines()
+    assert [["credential", "kind", "label", "revoked"], ["packager", "widevine-signer", "packager", "yes"]] == [
+        line.split() for line in table
+    ]
+    assert 1 == keymill("credential", "revoke", "nothing", *where).returncode
+    assert 2 == keymill("credential", "revoke", "self", *where).returncode
+    assert 1 == keymill("credential", "list", "--organization", "nobody", "--bootstrap", rig.bootstrap).returncode
+    assert [ORGANIZATION, "other"] == [row["organization"] for row in told("org", "list", "--bootstrap", rig.bootstrap)]
+
+
+def test_token_keys_are_listed(rig: Rig, tmp_path: Path) -> None:
+    """Added, listed as an array or a table, retired; they are no credentials of `credential list`."""
+    where = ("--organization", ORGANIZATION, "--bootstrap", rig.bootstrap)
+    public = tmp_path / "portal.pub"
+    public.write_text(pem_of(Ed25519PrivateKey.generate().public_key()))
+    added = keymill("token-key", "add", "--public", public, "--label", "portal", *where)
+    assert 0 == added.returncode, added.stderr
+    (row,) = told("token-key", "list", *where)
+    assert (added.stdout.strip(), "EdDSA", "portal", False) == tuple(
+        row[name] for name in ("id", "algorithm", "label", "retired")
+    )
+    assert 0 == keymill("token-key", "retire", row["id"], *where).returncode
+    table = keymill("token-key", "list", *where).stdout.splitlines()
+    assert [row["id"], "EdDSA", "portal", "yes"] == table[1].split()
+    assert row["id"] not in {each["credential"] for each in told("credential", "list", *where)}
 
 
 def test_a_scan_without_brokers_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:

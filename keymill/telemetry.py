@@ -96,6 +96,7 @@ def configure(program: str, level: str = "info") -> None:
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.captureWarnings(True)
+    _quiet_kafka_python()
     logging.getLogger("keymill").setLevel(level.upper())
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -108,6 +109,11 @@ def configure(program: str, level: str = "info") -> None:
 def logger(name: str) -> structlog.stdlib.BoundLogger:
     """The logger of one part; all share the root `keymill`."""
     return structlog.stdlib.get_logger(f"keymill.{name}")
+
+
+def _quiet_kafka_python() -> None:
+    """It logs every attempt to connect and raises the same afterwards; what is raised is told, once."""
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
 def _milliseconds(_logger: object, _method: str, event: Any) -> Any:

@@ -1,9 +1,10 @@
 """Reading a partition from a place to its end, once: for replay, audits and look-ups."""
 
+import logging
 from collections.abc import Iterator
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from keymill.errors import Corrupt, Unavailable
 
@@ -23,7 +24,7 @@ def scan_partition(
     passed over, so the position counts, not the last record.
 
     Raises:
-        Unavailable: no progress for 30 s.
+        Unavailable: no answer, or no progress, for 30 s.
         Corrupt: the place to start at does not exist any more.
     """
     consumer = Consumer(
@@ -35,10 +36,11 @@ def scan_partition(
             "isolation.level": "read_committed",
             "enable.partition.eof": False,
             "fetch.message.max.bytes": 4_194_304,
-        }
+        },
+        logger=logging.getLogger("keymill.kafka.client"),
     )
     try:
-        first = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=STALL_S)[0]
+        first = _first(consumer, topic, partition)
         begin = first if start is None else start
         if begin < first:
             raise Corrupt(f"{topic}-{partition} begins at offset {first}, offset {begin} is gone")
@@ -55,6 +57,13 @@ def headers_of(message: Message) -> tuple[tuple[str, bytes], ...]:
         return tuple((name, value or b"") for name, value in pairs)
     except (UnicodeDecodeError, SystemError):  # the client's C code returns and raises at once
         return ()
+
+
+def _first(consumer: Consumer, topic: str, partition: int) -> int:
+    try:
+        return consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=STALL_S)[0]
+    except KafkaException as error:
+        raise _failure(error.args[0], topic, partition) from None
 
 
 def _records(consumer: Consumer, topic: str, partition: int, begin: int, end: int) -> Iterator[Message]:

@@ -28,8 +28,6 @@ ROOT_SIZE: Final = 32
 FORMAT: Final = 1
 LOOK_EVERY_S: Final = 0.1
 """Between two looks at the file for what it is known to hold; a system call per event would cost more than a key."""
-MIN_AHEAD_MS: Final = 3_600_000
-"""A new root version must be announced at least an hour ahead, so that every processor knows it in time (design 3)."""
 
 
 class Root(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -164,11 +162,16 @@ def _stat(path: Path) -> os.stat_result:
     try:
         return os.stat(path)
     except FileNotFoundError:
-        raise Misconfigured(f"key file {path} is missing: restore it from its backup, nothing replaces it") from None
+        raise Misconfigured(
+            f"key file {path} is missing: restore it from its backup, nothing replaces it; "
+            "a new installation makes it with `keymill org create ORG` or `keymill up`"
+        ) from None
 
 
 def _read(path: Path) -> Content:
     state = _stat(path)
+    if not stat.S_ISREG(state.st_mode):
+        raise Misconfigured(f"key file {path} is no file: name another one")
     if stat.S_IMODE(state.st_mode) & 0o077 or state.st_uid != os.geteuid():
         raise Misconfigured(f"key file {path} must belong to this user alone: chmod 600")
     data = path.read_bytes()

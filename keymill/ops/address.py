@@ -12,9 +12,10 @@ FILE: Final = "up.json"
 
 def write_address(data: Path, line: dict[str, Any]) -> None:
     """Note where a running `keymill up` answers; no credential among it."""
-    (data / FILE).write_text(
-        json.dumps({name: value for name, value in line.items() if name != "credentials"}, indent=1)
-    )
+    told = {name: value for name, value in line.items() if name != "credentials"}
+    fresh = data / f"{FILE}.new"
+    fresh.write_text(json.dumps(told, indent=1))
+    fresh.replace(data / FILE)  # whoever reads meanwhile sees the former one or this, whole
 
 
 def bootstrap_of(settings: Settings) -> str:

@@ -47,6 +47,10 @@ class Kind(StrEnum):
     WIDEVINE_SIGNER = "widevine-signer"
 
 
+BODIES: Final = {Kind.API_KEY: ApiKey, Kind.NCP: NcpKey, Kind.WIDEVINE_SIGNER: WidevineSigner}
+"""A credential of a kind has a body of this class."""
+
+
 @dataclass(frozen=True, slots=True)
 class Created:
     """A new credential. `secrets` is the only copy of what the caller needs; it is in no record and no repr."""
@@ -106,9 +110,20 @@ def create_credential(bootstrap: str, key_file: Path, organization: str, kind: K
     return Created(organization=organization, credential=credential, kind=kind, secrets=shown)
 
 
-def revoke_credential(bootstrap: str, organization: str, credential: str) -> bool:
-    """Revoke for ever; False when it is revoked already. Every gateway knows within a second."""
+def revoke_credential(bootstrap: str, organization: str, credential: str, kind: Kind | None = None) -> bool:
+    """
+    Revoke for ever; False when it is revoked already. Every gateway knows within a second.
+
+    Raises:
+        UnknownKey: the organization has no such credential of *kind*, which is any kind if None.
+        InvalidRecord: it is the organization's own record, which proves nobody's identity.
+    """
+    if credential == ORGANIZATION_ID:
+        message = f"{credential} is the organization itself, no credential: revoke what `keymill credential list` shows"
+        raise InvalidRecord(message, field="credential")
     held = existing(bootstrap, organization).get(credential)
+    if held is not None and kind is not None and not isinstance(held.body, BODIES[kind]):
+        raise UnknownKey(f"credential {credential} of {organization} is no {kind.value}", field="credential")
     if held is None:
         raise UnknownKey(f"organization {organization} has no credential {credential}", field="credential")
     if held.revoked:

@@ -8,11 +8,14 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from keymill.config import Settings, load
+from keymill.config import ProcessorSettings, load
 from keymill.core.folding import DEFAULT_POLICY
-from keymill.errors import InvalidRecord, Misconfigured, UnknownKey
+from keymill.errors import InvalidRecord, KeymillError, Misconfigured, Reject, UnknownKey
+from keymill.kafka.admin import require_topics
 from keymill.kafka.scan import headers_of, scan_partition
 from keymill.ops.address import bootstrap_of
+from keymill.ops.exits import exit_code_of
+from keymill.ops.options import Bootstrap, File, Json
 from keymill.snapshot.layout import Owner
 from keymill.snapshot.reader import SnapshotReader
 from keymill.snapshot.reads import Reads
@@ -20,25 +23,36 @@ from schemas import topics
 from schemas.framing import decode_event
 from schemas.ids import asset_key
 from schemas.records import AssetRecord, KeyRecord
+from streams.registry import registry_lookup
 
 
 def explain(
     kid: Annotated[str, typer.Argument(help="KID in any UUID spelling")],
+    settings: File = None,
     data: Annotated[Path | None, typer.Option("--data", help="data folder with a view")] = None,
-    bootstrap: Annotated[str | None, typer.Option("--bootstrap", help="Kafka brokers")] = None,
+    bootstrap: Bootstrap = None,
     organization: Annotated[str | None, typer.Option("--organization", help="all organizations if absent")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+    as_json: Json = False,
 ) -> int:
-    """Print the lineage of a key with its coordinates, from a local view and the log. Never the key."""
-    settings = load(Settings, data=data, bootstrap=bootstrap)
-    with SnapshotReader(_view(settings.data)).open(wait_s=0) as reader, reader.at_once() as view:
+    """
+    Print the lineage of a key with its coordinates, from a local view and the log. Never the key.
+
+    What the local view holds is printed in any case; when the log cannot be asked for the event, the exit code says so.
+    """
+    loaded = load(ProcessorSettings, file=settings, data=data, bootstrap=bootstrap)
+    with SnapshotReader(_view(loaded.data)).open(wait_s=0) as reader, reader.at_once() as view:
         lineage = _lineage(view, _kid(kid), [organization] if organization else _organizations(view))
-    lineage["event"] |= _event(bootstrap_of(settings), lineage["event"])
+    code = 0
+    try:
+        _look_up(loaded, lineage["event"])
+    except KeymillError as error:
+        lineage["event"]["error"] = str(error)
+        code = 0 if isinstance(error, Reject) else exit_code_of(error)
     if as_json:
         typer.echo(msgspec.json.encode(lineage).decode())
     else:
         _show(lineage)
-    return 0
+    return code
 
 
 def _kid(text: str) -> bytes:
@@ -114,22 +128,25 @@ def _event_place(record: KeyRecord, place: Any) -> dict[str, Any]:
         "generation": record.event.generation,
         "partition": place.partition if place else None,
         "offset": record.event.offset,
+        "found": None,
     }
 
 
-def _event(bootstrap: str, at: dict[str, Any]) -> dict[str, Any]:
-    scan = scan_partition(bootstrap, at["topic"], at["partition"], start=at["offset"], end=at["offset"] + 1)
-    message = next(iter(scan), None)
+def _look_up(settings: ProcessorSettings, event: dict[str, Any]) -> None:
+    """Add to *event* what the log says of it; whatever is raised leaves there what was found until then."""
+    bootstrap, topic, offset = bootstrap_of(settings), event["topic"], event["offset"]
+    adopted = require_topics(bootstrap, [topic])[topic]
+    if adopted.generation != event["generation"]:
+        # Offsets started over with the topic: what stands at this one now has nothing to do with the key.
+        event |= {"found": False, "error": f"{topic} was created again since: it is generation {adopted.generation}"}
+        return
+    message = next(iter(scan_partition(bootstrap, topic, event["partition"], start=offset, end=offset + 1)), None)
+    event["found"] = message is not None
     if message is None:
-        return {"found": False}
-    event = decode_event(message.value() or b"", headers_of(message))
-    return {
-        "found": True,
-        "kind": type(event.body).__name__,
-        "event_id": event.event_id,
-        "event_time": _time(event.event_time),
-        "recorded": _time(message.timestamp()[1]),
-    }
+        return
+    event["recorded"] = _time(message.timestamp()[1])
+    told = decode_event(message.value() or b"", headers_of(message), registry_lookup(settings.registry_url))
+    event |= {"kind": type(told.body).__name__, "event_id": told.event_id, "event_time": _time(told.event_time)}
 
 
 def _time(epoch_ms: int) -> str:

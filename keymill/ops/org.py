@@ -1,7 +1,6 @@
 """`keymill org`: organizations."""
 
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 import typer
@@ -10,16 +9,12 @@ from keymill.config import Settings, load
 from keymill.ops import access
 from keymill.ops.address import bootstrap_of
 from keymill.ops.credentials import create_organization
+from keymill.ops.listing import print_listing
+from keymill.ops.options import Bootstrap, Data, File, Json, KeyFileOption
 from schemas.access import Credential, OrganizationCreated
 
 app = typer.Typer(help="Organizations.", no_args_is_help=True)
-File = Annotated[Path | None, typer.Option("--settings", envvar="KEYMILL_SETTINGS", help="TOML file")]
-Data = Annotated[Path | None, typer.Option("--data", help="data folder")]
-Bootstrap = Annotated[str | None, typer.Option("--bootstrap", help="Kafka brokers")]
-KeyFileOption = Annotated[
-    Path | None, typer.Option("--key-file", help="key file; keys.json in the data folder if absent")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="one JSON object a line")]
+COLUMNS: Final = ("organization", "name", "revoked")
 
 
 @app.command("create")
@@ -38,17 +33,14 @@ def create(
 
 
 @app.command("list")
-def list_(settings: File = None, data: Data = None, bootstrap: Bootstrap = None, as_json: AsJson = False) -> None:
+def list_(settings: File = None, data: Data = None, bootstrap: Bootstrap = None, as_json: Json = False) -> None:
     """List the organizations."""
     loaded = load(Settings, file=settings, data=data, bootstrap=bootstrap)
-    for organization, record in sorted(access.organizations(bootstrap_of(loaded)).items()):
-        told = {"organization": organization, "name": _display_name(record), "revoked": record.revoked}
-        tell(told, as_json)
-
-
-def tell(told: dict[str, object], as_json: bool) -> None:
-    """Print one entry of a list."""
-    typer.echo(msgspec.json.encode(told).decode() if as_json else "  ".join(map(str, told.values())))
+    rows = [
+        {"organization": organization, "name": _display_name(record), "revoked": record.revoked}
+        for organization, record in sorted(access.organizations(bootstrap_of(loaded)).items())
+    ]
+    print_listing(COLUMNS, rows, as_json=as_json)
 
 
 def _display_name(record: Credential) -> str:

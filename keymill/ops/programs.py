@@ -1,10 +1,13 @@
 """The commands that run a program until SIGTERM."""
 
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
+from keymill import telemetry
 from keymill.config import (
     ConnectSettings,
     GatewaySettings,
@@ -14,13 +17,11 @@ from keymill.config import (
     UpSettings,
     load,
 )
+from keymill.errors import KeymillError
+from keymill.ops.exits import exit_code_of, worded
+from keymill.ops.options import Bootstrap, Data, File
 from keymill.process import end_with_parent
 
-File = Annotated[
-    Path | None, typer.Option("--settings", envvar="KEYMILL_SETTINGS", help="TOML file, see docs/settings.md")
-]
-Data = Annotated[Path | None, typer.Option("--data", help="data folder")]
-Bootstrap = Annotated[str | None, typer.Option("--bootstrap", help="Kafka brokers, host:port[,host:port…]")]
 Host = Annotated[str | None, typer.Option("--host", help="address to listen on")]
 Port = Annotated[int | None, typer.Option("--port", help="port to listen on, 0 takes a free one")]
 Cert = Annotated[Path | None, typer.Option("--tls-cert", help="PEM certificate chain")]
@@ -29,11 +30,14 @@ BehindTls = Annotated[bool | None, typer.Option("--behind-tls-proxy", help="a TL
 Parent = Annotated[int | None, typer.Option("--parent", hidden=True)]
 T = TypeVar("T", bound=Settings)
 
+log = telemetry.logger("ops.programs")
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the `keymill` command."""
-    for command in (up, processor, gateway, proxy, connect):
-        app.command(rich_help_panel="Programs")(command)
+    app.command(rich_help_panel="Programs")(up)
+    for command in (processor, gateway, proxy, connect):
+        app.command(rich_help_panel="Programs")(_logged(command))
 
 
 def up(
@@ -123,6 +127,23 @@ def connect(
 
     loaded = _load(ConnectSettings, settings, parent, data=data, bootstrap=bootstrap, manifest_dir=manifest_dir)
     return run(name, loaded, once=once)
+
+
+def _logged(command: Callable[..., int]) -> Callable[..., int]:
+    """The program whose log is JSON to its last line, which says why it ended."""
+
+    @wraps(command)
+    def run(*arguments: Any, **options: Any) -> int:
+        telemetry.configure(command.__name__)  # until its settings say how
+        try:
+            return command(*arguments, **options)
+        except (KeymillError, OSError) as raised:
+            error = worded(raised)
+            code = exit_code_of(error)
+            log.critical("program_failed", error=str(error), exit_code=code)
+            return code
+
+    return run
 
 
 def _load(kind: type[T], file: Path | None, parent: int | None, **given: Any) -> T:

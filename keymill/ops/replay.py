@@ -1,8 +1,6 @@
 """`keymill replay`: read the log from its beginning and compare. Writes nothing, may run while everything serves."""
 
 from functools import partial
-from pathlib import Path
-from typing import Annotated
 
 import msgspec
 import typer
@@ -17,6 +15,7 @@ from keymill.kafka.scan import headers_of, scan_partition
 from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
 from keymill.ops.address import bootstrap_of
+from keymill.ops.options import Bootstrap, Data, File, Json
 from keymill.ops.replaying import Held, Report, compare
 from schemas import topics
 from schemas.codec import decode
@@ -89,18 +88,14 @@ def _raw(message: Message) -> RawRecord:
     )
 
 
-def replay(
-    data: Annotated[Path | None, typer.Option("--data", help="data folder")] = None,
-    bootstrap: Annotated[str | None, typer.Option("--bootstrap", help="Kafka brokers")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
-) -> int:
+def replay(settings: File = None, data: Data = None, bootstrap: Bootstrap = None, as_json: Json = False) -> int:
     """
     Derive again what every asset event calls for and compare it with the key topic; changes nothing.
 
     Exit code 1 when anything is missing, different or unexpected; each difference is listed.
     """
-    settings = load(ProcessorSettings, data=data, bootstrap=bootstrap)
-    report = verify(settings, bootstrap_of(settings), Console(stderr=True))
+    loaded = load(ProcessorSettings, file=settings, data=data, bootstrap=bootstrap)
+    report = verify(loaded, bootstrap_of(loaded), Console(stderr=True))
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
     else:

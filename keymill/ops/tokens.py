@@ -1,10 +1,9 @@
 """`keymill token issue` and `keymill token-key add|list|retire`: player tokens, and the keys that verify them."""
 
-import json
 import time
 import uuid
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import jwt
 import msgspec
@@ -15,6 +14,8 @@ from keymill.errors import Conflict, Misconfigured, UnknownKey
 from keymill.ops import access
 from keymill.ops.address import bootstrap_of
 from keymill.ops.credentials import existing
+from keymill.ops.listing import print_listing
+from keymill.ops.options import Bootstrap, Data, File, Json
 from keymill.ops.token_keys import PublicKey, algorithm_of, key_id_of, pem_of, read_public_key, signing_key
 from schemas import ids
 from schemas.access import Credential, Service, TokenKey
@@ -23,10 +24,8 @@ from schemas.values import DrmSystem, check_label
 token = typer.Typer(help="Player tokens.", no_args_is_help=True)
 token_key = typer.Typer(help="Keys that verify an organization's player tokens.", no_args_is_help=True)
 
-Data = Annotated[Path | None, typer.Option("--data", help="data folder")]
-Bootstrap = Annotated[str | None, typer.Option("--bootstrap", help="Kafka brokers, host:port[,host:port…]")]
 Organization = Annotated[str, typer.Option("--organization", help="organization id")]
-Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
+COLUMNS: Final = ("id", "algorithm", "label", "retired")
 
 
 @token.command("issue")
@@ -41,6 +40,7 @@ def issue(
     single_use: Annotated[bool, typer.Option("--single-use", help="good for one license, per proxy")] = False,
     server_side: Annotated[bool, typer.Option("--server-side", help="its bearer may loosen policies")] = False,
     ip: Annotated[str | None, typer.Option("--ip", help="address it may be used from")] = None,
+    settings: File = None,
     data: Data = None,
 ) -> None:
     """Print a player token on stdout, alone on its line."""
@@ -60,7 +60,7 @@ def issue(
         "jti": uuid.uuid4().hex if single_use else None,
         "ip": ip,
     }
-    path, key = signing_key(load(Settings, data=data).data, organization)
+    path, key = signing_key(load(Settings, file=settings, data=data).data, organization)
     if key is None:
         raise Misconfigured(f"{path} is missing: `keymill up` makes it, or sign tokens with a key of your own")
     named = {name: value for name, value in claims.items() if value is not None}
@@ -73,12 +73,13 @@ def add(
     organization: Organization,
     public: Annotated[Path, typer.Option("--public", help="PEM file: Ed25519 or P-256 public key")],
     label: Annotated[str, typer.Option("--label", help="what it is for")] = "",
+    settings: File = None,
     data: Data = None,
     bootstrap: Bootstrap = None,
 ) -> None:
     """Let a key verify the organization's tokens; prints its id, which goes into the tokens' `kid` header."""
     record = credential_of(organization, read_public_key(public), label=label, created=_now_ms())
-    brokers = bootstrap_of(load(Settings, data=data, bootstrap=bootstrap))
+    brokers = bootstrap_of(load(Settings, file=settings, data=data, bootstrap=bootstrap))
     held = existing(brokers, organization).get(record.credential)
     if held is not None and held.revoked:
         raise Conflict(f"key {record.credential} was retired: make another one", field="public")
@@ -89,10 +90,14 @@ def add(
 
 @token_key.command("list")
 def list_keys(
-    organization: Organization, data: Data = None, bootstrap: Bootstrap = None, as_json: Json = False
+    organization: Organization,
+    settings: File = None,
+    data: Data = None,
+    bootstrap: Bootstrap = None,
+    as_json: Json = False,
 ) -> None:
     """Show the organization's token keys."""
-    brokers = bootstrap_of(load(Settings, data=data, bootstrap=bootstrap))
+    brokers = bootstrap_of(load(Settings, file=settings, data=data, bootstrap=bootstrap))
     found = existing(brokers, organization).values()
     rows = [
         {
@@ -105,22 +110,19 @@ def list_keys(
         for record in found
         if isinstance(record.body, TokenKey)
     ]
-    if as_json:
-        typer.echo(json.dumps(rows))
-        return
-    for row in rows:
-        typer.echo(f"{row['id']}  {row['algorithm']:5}  {'retired' if row['retired'] else 'in use ':7}  {row['label']}")
+    print_listing(COLUMNS, rows, as_json=as_json)
 
 
 @token_key.command("retire")
 def retire(
     organization: Organization,
     key_id: Annotated[str, typer.Argument(help="key id, as `list` shows it")],
+    settings: File = None,
     data: Data = None,
     bootstrap: Bootstrap = None,
 ) -> None:
     """Take a key out of use: from now on its tokens are refused."""
-    brokers = bootstrap_of(load(Settings, data=data, bootstrap=bootstrap))
+    brokers = bootstrap_of(load(Settings, file=settings, data=data, bootstrap=bootstrap))
     record = existing(brokers, organization).get(key_id)
     if record is None or not isinstance(record.body, TokenKey):
         raise UnknownKey(f"{organization} has no token key {key_id}: see `keymill token-key list`")

@@ -1,13 +1,15 @@
 """`keymill topics`: create, check, show, adopt."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import typer
 
 from keymill.config import Settings, load
+from keymill.ops.address import bootstrap_of
+from keymill.ops.listing import print_listing
+from keymill.ops.options import Bootstrap, Data, File, Json
 from schemas.topics import BY_NAME, CATALOGUE, STATUS
 
 if TYPE_CHECKING:
@@ -17,11 +19,6 @@ app = typer.Typer(
     help="Kafka topics: create them as the catalogue wants them, compare them with it, take new ones over.",
     no_args_is_help=True,
 )
-File = Annotated[
-    Path | None, typer.Option("--settings", envvar="KEYMILL_SETTINGS", help="TOML file, see docs/settings.md")
-]
-Bootstrap = Annotated[str | None, typer.Option("--bootstrap", help="Kafka brokers, host:port[,host:port…]")]
-Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
 Replicas = Annotated[int | None, typer.Option("--replicas", help="replication factor: 3 beyond one machine")]
 COLUMNS: Final = ("topic", "cleanup", "partitions", "replicas", "topic_id", "generation")
 DIFFERENT: Final = 1
@@ -31,6 +28,7 @@ DIFFERENT: Final = 1
 @app.command("create")
 def create_command(
     settings: File = None,
+    data: Data = None,
     bootstrap: Bootstrap = None,
     partitions: Annotated[int | None, typer.Option(help="partitions of every topic; frozen afterwards")] = None,
     replicas: Replicas = None,
@@ -39,9 +37,10 @@ def create_command(
     """Create the topics that are missing and adopt them; what exists is left as it is. Repeatable."""
     from keymill.kafka.admin import check_topics, create_topics
 
-    given = load(Settings, file=settings, bootstrap=bootstrap, partitions=partitions, replicas=replicas)
-    created = create_topics(given.bootstrap, given.partitions, given.replicas)
-    fatal = [difference for difference in check_topics(given.bootstrap) if difference.fatal]
+    given = load(Settings, file=settings, data=data, bootstrap=bootstrap, partitions=partitions, replicas=replicas)
+    brokers = bootstrap_of(given)
+    created = create_topics(brokers, given.partitions, given.replicas)
+    fatal = [difference for difference in check_topics(brokers) if difference.fatal]
     if as_json:
         _print_json({"created": created, "differences": fatal})
     else:
@@ -53,13 +52,17 @@ def create_command(
 
 @app.command("check")
 def check_command(
-    settings: File = None, bootstrap: Bootstrap = None, replicas: Replicas = None, as_json: Json = False
+    settings: File = None,
+    data: Data = None,
+    bootstrap: Bootstrap = None,
+    replicas: Replicas = None,
+    as_json: Json = False,
 ) -> int:
     """Compare every topic with the catalogue and its adoption; exit code 1 if anything differs."""
     from keymill.kafka.admin import check_topics
 
-    given = load(Settings, file=settings, bootstrap=bootstrap)
-    found = check_topics(given.bootstrap, replicas=replicas)
+    brokers = bootstrap_of(load(Settings, file=settings, data=data, bootstrap=bootstrap))
+    found = check_topics(brokers, replicas=replicas)
     if as_json:
         _print_json({"differences": found})
     elif not found:
@@ -71,27 +74,17 @@ def check_command(
 
 
 @app.command("show")
-def show_command(settings: File = None, bootstrap: Bootstrap = None, as_json: Json = False) -> int:
+def show_command(settings: File = None, data: Data = None, bootstrap: Bootstrap = None, as_json: Json = False) -> None:
     """List the topics with what they hold, their ids and generations."""
-    from rich.console import Console
-    from rich.table import Table
-
-    given = load(Settings, file=settings, bootstrap=bootstrap)
-    rows = _rows(given.bootstrap)
-    if as_json:
-        _print_json({"topics": rows})
-        return 0
-    table = Table(*COLUMNS, box=None)
-    for row in rows:
-        table.add_row(*("-" if row[column] is None else str(row[column]) for column in COLUMNS))
-    Console().print(table)
-    return 0
+    brokers = bootstrap_of(load(Settings, file=settings, data=data, bootstrap=bootstrap))
+    print_listing(COLUMNS, _rows(brokers), as_json=as_json)
 
 
 @app.command("adopt")
 def adopt_command(
     topics: Annotated[list[str] | None, typer.Argument(help="names; all topics if none is given")] = None,
     settings: File = None,
+    data: Data = None,
     bootstrap: Bootstrap = None,
     generation: Annotated[
         int | None, typer.Option(min=0, help="for topics whose adoptions were lost with the status topic")
@@ -107,10 +100,10 @@ def adopt_command(
     """
     from keymill.kafka.admin import adopt, plan_adoption
 
-    given = load(Settings, file=settings, bootstrap=bootstrap)
-    plan = plan_adoption(given.bootstrap, topics or [], generation=generation)
+    brokers = bootstrap_of(load(Settings, file=settings, data=data, bootstrap=bootstrap))
+    plan = plan_adoption(brokers, topics or [], generation=generation)
     if apply and plan:
-        adopt(given.bootstrap, plan)
+        adopt(brokers, plan)
     if as_json:
         _print_json({"adoptions": plan, "applied": apply})
     else:

@@ -123,6 +123,7 @@ class Up:
             "credentials": self._demo,
             "service": {"name": "demo", "version": "1.0"},
             "pids": pids,
+            "health": {"processor": [child.url for child in self._children["processor"]]},
         }
 
     def _watch(self) -> None:

@@ -325,3 +325,15 @@ def test_a_keyring_remembers_no_failure() -> None:
         keyring.keys_for("late", 1)
     kms.names = ("demo", "late")
     assert 1 == keyring.keys_for("late", 1).kek_epoch
+
+
+def test_a_folder_is_no_key_file(path: Path) -> None:
+    """It is named, whatever its mode; a missing one says how a new installation makes it."""
+    path.unlink()
+    with pytest.raises(Misconfigured, match="keymill org create ORG"):
+        KeyFile(path)
+    path.mkdir()
+    for mode in (0o755, 0o600):
+        path.chmod(mode)
+        with pytest.raises(Misconfigured, match="no file"):
+            KeyFile(path)

@@ -1,0 +1,248 @@
+"""The commands that look things up, as processes beside a running gateway and processor: output and exit codes."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import msgspec
+import pytest
+from confluent_kafka import Producer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from keymill.errors import Unavailable
+from keymill.kafka.admin import load_adoptions, require_topics
+from keymill.kafka.adoption import record_adoptions
+from keymill.kafka.scan import scan_partition
+from keymill.ops.address import write_address
+from keymill.ops.token_keys import pem_of
+from schemas import topics
+from schemas.ids import asset_key
+from tests.broker import running_broker
+from tests.gateway_rig import ORGANIZATION, PARTITIONS, Rig, eventually, running
+
+NOBODY = "127.0.0.1:1"
+SCHEMA = {
+    "type": "record",
+    "name": "AssetEvent",
+    "namespace": "keymill",
+    "fields": [
+        {"name": "organization", "type": "string"},
+        {"name": "asset", "type": "string"},
+        {"name": "event_time", "type": "long"},
+        {
+            "name": "body",
+            "type": [
+                {
+                    "type": "record",
+                    "name": "AssetIngested",
+                    "fields": [{"name": "product_id", "type": ["null", "string"]}],
+                }
+            ],
+        },
+    ],
+}
+"""As an ingest system with a schema registry of its own would write it."""
+
+
+class _Registry(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        """Any id's schema."""
+        body = json.dumps({"schema": json.dumps(SCHEMA)}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+@pytest.fixture(scope="module")
+def registry() -> Iterator[str]:
+    """A schema registry's address."""
+    server = HTTPServer(("127.0.0.1", 0), _Registry)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def rig(registry: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """One of everything, with a schema registry."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KEYMILL_REGISTRY_URL", registry)
+        with running_broker() as bootstrap, running(bootstrap, tmp_path_factory.mktemp("data")) as up:
+            yield up
+
+
+def keymill(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command in an environment without settings but these."""
+    command = [sys.executable, "-m", "keymill.ops.cli", *map(str, arguments)]
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("KEYMILL_")}
+    return subprocess.run(command, env=bare | environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def told(*arguments: str | Path, code: int = 0, **environment: str) -> Any:
+    """What it prints as JSON."""
+    done = keymill(*arguments, "--json", **environment)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def film(rig: Rig) -> dict[str, Any]:
+    """What the gateway says of an asset whose event came over HTTP."""
+    answer = rig.post("?wait=1", {"asset_id": "film", "tracks": ["SD"]})
+    assert answer.status_code == 201, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def explained(rig: Rig, kid: str, *arguments: str, code: int = 0, **environment: str) -> dict[str, Any]:
+    """The lineage of a key, asked of the rig's brokers unless others are named."""
+    brokers = () if "--bootstrap" in arguments else ("--bootstrap", rig.bootstrap)
+    lineage: dict[str, Any] = told("explain", kid, "--data", rig.data, *brokers, *arguments, code=code, **environment)
+    return lineage
+
+
+def test_explain_tells_where_a_key_comes_from(rig: Rig, film: dict[str, Any]) -> None:
+    """Asset, places in the log and the event, from any spelling of the KID; never the key."""
+    kid = film["tracks"][0]["kid"]
+    lineage = explained(rig, kid.replace("-", "").upper())
+    assert (kid, ORGANIZATION, "film", ["SD/cbcs"]) == tuple(
+        lineage[name] for name in ("kid", "organization", "asset", "tracks")
+    )
+    event = lineage["event"]
+    assert (film["partition"], film["offset"], 0) == (event["partition"], event["offset"], event["generation"])
+    assert (True, "AssetIngested", film["event_id"]) == (event["found"], event["kind"], event["event_id"])
+    shown = keymill("explain", kid, "--data", rig.data, "--bootstrap", rig.bootstrap)
+    assert (0, True) == (shown.returncode, "kind AssetIngested" in shown.stdout), shown.stderr
+
+
+def test_explain_reads_an_event_of_the_schema_registry(rig: Rig, registry: str) -> None:
+    """With the registry the event is told; without one, or without an answer, all the rest is."""
+    body = io.BytesIO()
+    value = {"organization": ORGANIZATION, "asset": "framed", "event_time": 5, "body": {"product_id": "gold"}}
+    fastavro.schemaless_writer(body, fastavro.parse_schema(SCHEMA), value)
+    record_key = asset_key(ORGANIZATION, "framed")
+    producer = Producer({"bootstrap.servers": rig.bootstrap})
+    partition = topics.partition_of(topics.ASSETS, record_key, PARTITIONS)
+    producer.produce(topics.ASSETS.name, b"\0" + (7).to_bytes(4, "big") + body.getvalue(), record_key, partition)
+    assert producer.flush(10) == 0
+    eventually(lambda: rig.get("framed").status_code == 200)
+    kid = rig.get("framed").json()["versions"][0]["tracks"][0]["kid"]
+    event = explained(rig, kid, KEYMILL_REGISTRY_URL=registry)["event"]
+    assert (True, "AssetIngested", "1970-01-01T00:00:00.005Z") == (event["found"], event["kind"], event["event_time"])
+    event = explained(rig, kid)["event"]
+    assert (True, True) == (event["found"], "no schema registry is configured" in event["error"])
+    event = explained(rig, kid, code=3, KEYMILL_REGISTRY_URL=f"http://{NOBODY}")["event"]
+    assert (True, True) == (event["found"], "registry does not answer" in event["error"])
+
+
+def test_explain_without_brokers_tells_what_the_view_holds(rig: Rig, film: dict[str, Any]) -> None:
+    """The lineage stands on stdout, the failure in its event; exit code 3, or 2 when no brokers are named."""
+    kid = film["tracks"][0]["kid"]
+    lineage = explained(rig, kid, "--bootstrap", NOBODY, code=3)
+    assert (kid, "film", None) == (lineage["kid"], lineage["asset"], lineage["event"]["found"])
+    assert NOBODY in lineage["event"]["error"]
+    done = keymill("explain", kid, "--data", rig.data, "--json")
+    assert (2, "film") == (done.returncode, json.loads(done.stdout)["asset"])
+
+
+def test_explain_of_no_key_says_so(rig: Rig) -> None:
+    """An unknown KID is exit code 1, what is no KID and a folder without a view are 2; one line each."""
+    nothing = "00000000-0000-8000-8000-000000000000"
+    for code, arguments in ((1, (nothing, "--data", rig.data)), (2, ("kid", "--data", rig.data)), (2, (nothing,))):
+        done = keymill("explain", *arguments, "--bootstrap", rig.bootstrap)
+        assert (code, "", 1) == (done.returncode, done.stdout, len(done.stderr.splitlines())), done.stderr
+
+
+def test_organizations_are_listed(rig: Rig) -> None:
+    """An array, or a table with a header; exit code 3 when no broker answers."""
+    expected = [{"organization": name, "name": name, "revoked": False} for name in (ORGANIZATION, "other")]
+    assert expected == told("org", "list", "--bootstrap", rig.bootstrap)
+    write_address(rig.data, {"kafka": rig.bootstrap})
+    try:
+        shown = [line.split() for line in keymill("org", "list", "--data", rig.data).stdout.splitlines()]
+        assert [*topics.BY_NAME] == [row["topic"] for row in told("topics", "show", "--data", rig.data)]
+        assert 0 == keymill("topics", "check", "--data", rig.data).returncode
+    finally:
+        (rig.data / "up.json").unlink()
+    assert [["organization", "name", "revoked"], [ORGANIZATION, ORGANIZATION, "no"], ["other", "other", "no"]] == shown
+    away = keymill("org", "list", "--bootstrap", NOBODY)
+    assert (3, "", 1) == (away.returncode, away.stdout, len(away.stderr.splitlines())), away.stderr
+
+
+def test_credentials_are_made_listed_and_revoked(rig: Rig) -> None:
+    """Each by its kind, which revoking may insist on; secrets are shown once, when they are made."""
+    where = ("--organization", "other", "--bootstrap", rig.bootstrap)
+    for kind, name in (("api-key", "cms"), ("ncp", "portal"), ("widevine-signer", "packager")):
+        made = keymill("credential", "create", "--kind", kind, "--name", name, "--data", rig.data, *where)
+        assert (0, kind) == (made.returncode, json.loads(made.stdout)["kind"]), made.stderr
+    listed = told("credential", "list", *where)
+    assert {"api-key": "cms", "ncp": "portal", "widevine-signer": "packager"} == {
+        row["kind"]: row["label"] for row in listed
+    }
+    signer = {"credential": "packager", "kind": "widevine-signer", "label": "packager", "revoked": False}
+    assert [signer] == told("credential", "list", "--kind", "widevine-signer", *where)
+    guarded = keymill("credential", "revoke", "packager", "--kind", "api-key", *where)
+    assert (1, "", True) == (guarded.returncode, guarded.stdout, "is no api-key" in guarded.stderr)
+    for changed in (True, False):
+        done = keymill("credential", "revoke", "packager", "--kind", "widevine-signer", *where)
+        expected = {"credential": "packager", "revoked": True, "changed": changed}
+        assert (0, expected) == (done.returncode, json.loads(done.stdout)), done.stderr
+    table = keymill("credential", "list", "--kind", "widevine-signer", *where).stdout.splitlines()
+    assert [["credential", "kind", "label", "revoked"], ["packager", "widevine-signer", "packager", "yes"]] == [
+        line.split() for line in table
+    ]
+    assert 1 == keymill("credential", "revoke", "nothing", *where).returncode
+    assert 2 == keymill("credential", "revoke", "self", *where).returncode
+    assert 1 == keymill("credential", "list", "--organization", "nobody", "--bootstrap", rig.bootstrap).returncode
+    assert [ORGANIZATION, "other"] == [row["organization"] for row in told("org", "list", "--bootstrap", rig.bootstrap)]
+
+
+def test_token_keys_are_listed(rig: Rig, tmp_path: Path) -> None:
+    """Added, listed as an array or a table, retired; they are no credentials of `credential list`."""
+    where = ("--organization", ORGANIZATION, "--bootstrap", rig.bootstrap)
+    public = tmp_path / "portal.pub"
+    public.write_text(pem_of(Ed25519PrivateKey.generate().public_key()))
+    added = keymill("token-key", "add", "--public", public, "--label", "portal", *where)
+    assert 0 == added.returncode, added.stderr
+    (row,) = told("token-key", "list", *where)
+    assert (added.stdout.strip(), "EdDSA", "portal", False) == tuple(
+        row[name] for name in ("id", "algorithm", "label", "retired")
+    )
+    assert 0 == keymill("token-key", "retire", row["id"], *where).returncode
+    table = keymill("token-key", "list", *where).stdout.splitlines()
+    assert [row["id"], "EdDSA", "portal", "yes"] == table[1].split()
+    assert row["id"] not in {each["credential"] for each in told("credential", "list", *where)}
+
+
+def test_a_scan_without_brokers_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What librdkafka raises does not leave the scan as it is."""
+    monkeypatch.setattr("keymill.kafka.scan.STALL_S", 0.5)
+    with pytest.raises(Unavailable, match=r"drm\.keys\.v1-0"):
+        list(scan_partition(NOBODY, topics.KEYS.name, 0, end=1))
+
+
+def test_explain_shows_no_event_of_another_generation(rig: Rig, film: dict[str, Any]) -> None:
+    """After `topics adopt` what stands at the offset is another event. Last here: it changes the rig's topics."""
+    held = load_adoptions(rig.bootstrap)[topics.ASSETS.name]
+    record_adoptions(
+        rig.bootstrap,
+        require_topics(rig.bootstrap, [topics.STATUS.name])[topics.STATUS.name].partitions,
+        [msgspec.structs.replace(held, generation=held.generation + 1)],
+    )
+    lineage = explained(rig, film["tracks"][0]["kid"])
+    assert ("film", False) == (lineage["asset"], lineage["event"]["found"])
+    assert "generation 1" in lineage["event"]["error"] and "kind" not in lineage["event"]

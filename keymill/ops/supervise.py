@@ -4,13 +4,15 @@ import json
 import os
 import selectors
 import signal
+import ssl
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import IO, Final
 
 from keymill.errors import Unavailable
@@ -24,8 +26,12 @@ HEALTHY_S: Final = 10.0
 """A child that lived this long starts again without waiting."""
 ASK_S: Final = 0.05
 STATUS_S: Final = 1.0
-_DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Our own children are asked directly, whatever HTTP proxy the environment names."""
+Stopped = Callable[[], bool]
+
+
+def _never() -> bool:
+    return False
+
 
 log = logger("ops.supervise")
 
@@ -35,15 +41,25 @@ class Child:
     One program as a child process.
 
     Its stdout is one line of JSON, `{"listening": "http://…"}`, when it answers; its stderr is ours.
+
+    Args:
+        environment: what it gets beside our own.
+        trusts: the certificate that it answers with, if it speaks TLS; its host name is not looked at.
     """
 
     def __init__(
-        self, name: str, command: list[str], environment: Mapping[str, str], program: Sequence[str] = KEYMILL
+        self,
+        name: str,
+        command: list[str],
+        environment: Mapping[str, str],
+        program: Sequence[str] = KEYMILL,
+        trusts: Path | None = None,
     ) -> None:
         self.name = name
+        self.environment = dict(environment)
         self.url = ""
         self._command = [*program, *command, "--parent", str(os.getpid())]
-        self._environment = {**os.environ, **environment}
+        self._asks = _opener(trusts)
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._failures = 0
@@ -59,15 +75,17 @@ class Child:
         self._started = time.monotonic()
         self._process = subprocess.Popen(
             self._command,
-            env=self._environment,
+            env={**os.environ, **self.environment},
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for `keymill up`, which stops its children in order
         )
 
-    def wait_listening(self) -> None:
-        """Wait for its line; raises `Unavailable` when it ends before, or takes too long."""
+    def wait_listening(self, stopped: Stopped = _never) -> None:
+        """Wait for its line, or until *stopped*; raises `Unavailable` when it ends before, or takes too long."""
         assert self._process is not None and self._process.stdout is not None
-        line = _read_line(self._process.stdout, self._started + START_DEADLINE_S)
+        line = _read_line(self._process.stdout, self._started + START_DEADLINE_S, stopped)
+        if not line and stopped():
+            return
         if not line:
             with suppress(subprocess.TimeoutExpired):  # its stdout closes a moment before it has a status
                 self._process.wait(STATUS_S)
@@ -77,12 +95,19 @@ class Child:
             )
         self.url = json.loads(line)["listening"]
 
-    def wait_ready(self) -> None:
-        """Wait until it says 200 to /readyz."""
-        while not _is_ready(self.url):
+    def wait_ready(self, stopped: Stopped = _never) -> None:
+        """Wait until it says 200 to /readyz, or until *stopped*."""
+        while not stopped() and not self._is_ready():
             if not self.pid or time.monotonic() > self._started + START_DEADLINE_S:
                 raise Unavailable(f"the {self.name} at {self.url} is not ready: see /readyz and the log above")
             time.sleep(ASK_S)
+
+    def _is_ready(self) -> bool:
+        try:
+            with self._asks.open(f"{self.url}/readyz", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
 
     def watch(self) -> None:
         """Start it again when it has ended and its backoff is over."""
@@ -122,18 +147,20 @@ class Child:
         self._process = None
 
 
-def _read_line(stream: IO[bytes], deadline: float) -> bytes:
+def _read_line(stream: IO[bytes], deadline: float, stopped: Stopped) -> bytes:
     with selectors.DefaultSelector() as selector:
         selector.register(stream, selectors.EVENT_READ)
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and not stopped():
             if selector.select(timeout=0.2):
                 return stream.readline()
     return b""
 
 
-def _is_ready(url: str) -> bool:
-    try:
-        with _DIRECT.open(f"{url}/readyz", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
+def _opener(trusts: Path | None) -> urllib.request.OpenerDirector:
+    """Our own children are asked directly, whatever HTTP proxy the environment names."""
+    direct = urllib.request.ProxyHandler({})
+    if trusts is None:
+        return urllib.request.build_opener(direct)
+    context = ssl.create_default_context(cafile=str(trusts))
+    context.check_hostname = False
+    return urllib.request.build_opener(direct, urllib.request.HTTPSHandler(context=context))

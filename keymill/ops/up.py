@@ -3,7 +3,7 @@
 
 A start: (1) Kafka, ours or the one that `bootstrap` names, (2) topics, (3) key file, demo organization and its
 credentials, (4) processors, gateway, proxy, (5) all ready, one line of JSON on stdout. Then whatever ends is started
-again, until SIGTERM or Ctrl-C stops everything in reverse order.
+again, until SIGTERM or Ctrl-C stops everything in reverse order. A second signal ends a start at once.
 """
 
 import json
@@ -13,18 +13,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
 from keymill import telemetry
-from keymill.config import GatewaySettings, ProcessorSettings, ProxySettings, UpSettings
+from keymill.config import UpSettings
 from keymill.errors import KeymillError
 from keymill.kafka.admin import create_topics
 from keymill.kafka.embedded import EmbeddedKafka
-from keymill.kafka.ports import free_ports
 from keymill.ops.address import write_address
 from keymill.ops.demo_organization import ensure_demo
+from keymill.ops.plan import children_of
 from keymill.ops.supervise import Child
-from keymill.settings_text import as_environment
 
 WATCH_S: Final = 0.1
 KAFKA_BACKOFF_S: Final = (0.0, 1.0, 5.0)
@@ -37,7 +37,8 @@ class Up:
 
     def __init__(self, settings: UpSettings, file: Path | None = None) -> None:
         self._settings = settings
-        self._file = {"KEYMILL_SETTINGS": str(file.absolute())} if file else {}
+        self._file = file
+        self._stopping = False
         self._kafka: EmbeddedKafka | None = None
         self._children: dict[str, list[Child]] = {}
         self._bootstrap = settings.bootstrap
@@ -50,7 +51,7 @@ class Up:
     def run(self) -> int:
         """Run until a signal; returns the exit code."""
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: self._stop.set())
+            signal.signal(number, self._on_signal)
         try:
             self._start()
             while not self._stop.wait(WATCH_S):
@@ -60,52 +61,43 @@ class Up:
         return 0
 
     def _start(self) -> None:
+        for step in (self._start_kafka, self._prepare, self._start_children, self._await_children):
+            step()
+            if self._stop.is_set():
+                return
+        self._note_address()
+        print(json.dumps(self._address), flush=True)  # noqa: T201 the contract of design 8
+
+    def _start_kafka(self) -> None:
         settings = self._settings
         settings.data.mkdir(parents=True, exist_ok=True)
-        ports = _ports(settings)
         if not self._bootstrap:
-            self._kafka = EmbeddedKafka(
-                settings.data / "kafka", ports=[settings.port_base] if settings.port_base else ()
-            )
+            ports = [settings.port_base] if settings.port_base else ()
+            self._kafka = EmbeddedKafka(settings.data / "kafka", ports=ports)
             self._kafka.start()
             self._bootstrap = self._kafka.bootstrap
-        create_topics(self._bootstrap, partitions=settings.partitions, replicas=settings.replicas)
-        demo = ensure_demo(settings, self._bootstrap)
-        self._children = self._plan(ports)
+
+    def _prepare(self) -> None:
+        create_topics(self._bootstrap, partitions=self._settings.partitions, replicas=self._settings.replicas)
+        self._demo = ensure_demo(self._settings, self._bootstrap)
+
+    def _start_children(self) -> None:
+        self._children = children_of(self._settings, self._bootstrap, self._file)
         for group in self._children.values():
             for child in group:
                 child.start()
+
+    def _await_children(self) -> None:
         for group in self._children.values():
             for child in group:
-                child.wait_listening()
-                child.wait_ready()
-        self._demo = demo
-        self._note_address()
-        if not self._stop.is_set():
-            print(json.dumps(self._address), flush=True)  # noqa: T201 the contract of design 8
+                child.wait_listening(self._stop.is_set)
+                child.wait_ready(self._stop.is_set)
 
-    def _plan(self, ports: Iterator[int]) -> dict[str, list[Child]]:
-        settings = self._settings
-        shared = {"bootstrap": self._bootstrap}
-        processors = [
-            Child(
-                f"processor {index}",
-                ["processor"],
-                as_environment(
-                    settings, ProcessorSettings, **shared, instance_id=f"up-{index}", processor_port=next(ports)
-                ),
-            )
-            for index in range(settings.processors)
-        ]
-        gateway_port = settings.port_base + 2 if settings.port_base else next(ports)
-        proxy_port = settings.port_base + 3 if settings.port_base else next(ports)
-        gateway = as_environment(settings, GatewaySettings, **shared, gateway_port=gateway_port)
-        proxy = as_environment(settings, ProxySettings, **shared, proxy_port=proxy_port)
-        return {
-            "processor": processors,
-            "gateway": [Child("gateway", ["gateway"], gateway)],
-            "proxy": [Child("proxy", ["proxy"], proxy | self._file)],
-        }
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        """The first signal ends a start between two steps; a second one wherever it is, as in a long download."""
+        if self._stop.is_set() and not self._stopping:
+            raise KeyboardInterrupt
+        self._stop.set()
 
     def _line(self) -> dict[str, Any]:
         gateway, proxy = self._children["gateway"][0], self._children["proxy"][0]
@@ -154,6 +146,7 @@ class Up:
             log.error("kafka_restart_failed", error=str(error))
 
     def _stop_all(self) -> None:
+        self._stopping = True
         for name in ("proxy", "gateway", "processor"):
             group = self._children.get(name, [])
             for child in group:
@@ -177,7 +170,3 @@ def _traced(data: Path) -> Iterator[None]:
     log.info("up_starting", data=str(data))
     yield
     log.info("up_stopped", data=str(data))
-
-
-def _ports(settings: UpSettings) -> Iterator[int]:
-    return iter(range(settings.port_base + 4, settings.port_base + 100)) if settings.port_base else free_ports()

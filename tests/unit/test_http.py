@@ -1,7 +1,5 @@
 """The HTTP plumbing, over a real server in a process of its own."""
 
-import datetime
-import ipaddress
 import json
 import os
 import signal
@@ -15,13 +13,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from keymill.config import GatewaySettings, load
 from keymill.errors import Misconfigured
 from keymill.http.server import listen
+from tests.certificates import self_signed
 
 PROGRAM = """
 import asyncio, sys
@@ -168,7 +164,7 @@ def test_clear_text_beyond_loopback_is_refused() -> None:
 
 def test_tls(tmp_path: Path) -> None:
     """With a certificate the server says https and speaks it; a file that is none stops it with a message."""
-    certificate, key = _self_signed(tmp_path)
+    certificate, key = self_signed(tmp_path)
     process = start(KEYMILL_TLS_CERT=str(certificate), KEYMILL_TLS_KEY=str(key))
     assert process.stdout is not None
     url = json.loads(process.stdout.readline())["listening"]
@@ -180,20 +176,3 @@ def test_tls(tmp_path: Path) -> None:
     key.write_text("nonsense")
     out, err = start(KEYMILL_TLS_CERT=str(certificate), KEYMILL_TLS_KEY=str(key)).communicate(timeout=20)
     assert out.startswith("said: tls_cert or tls_key") and "Traceback" not in err
-
-
-def _self_signed(folder: Path) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "keymill test")])
-    now = datetime.datetime.now(datetime.UTC)
-    until = now + datetime.timedelta(days=1)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, until)
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    certificate = builder.add_extension(address, critical=False).sign(key, hashes.SHA256())
-    paths = folder / "cert.pem", folder / "key.pem"
-    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    paths[1].write_bytes(private)
-    return paths

@@ -5,17 +5,22 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib.util import module_from_spec, spec_from_file_location
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
 
-from keymill.config import UpSettings
+from keymill.config import HttpSettings, UpSettings, load
 from keymill.errors import Unavailable
+from keymill.http.health import Readiness, health_routes
+from keymill.http.server import ServingThread, listen, url_of
 from keymill.ops import supervise
+from keymill.ops.plan import children_of
 from keymill.ops.supervise import Child
 from keymill.ops.up import Up
+from tests.certificates import self_signed
 
 PROGRAM = """
 import http.server, json, os, signal, sys, time
@@ -102,10 +107,63 @@ def test_its_line_says_where_it_listens_and_readyz_when(family: Family, monkeypa
     child.wait_ready()
     assert time.monotonic() - began > 0.1
     assert child.pid
-    spec = spec_from_file_location("imported_behind_a_proxy", supervise.__file__)
-    assert spec is not None and spec.loader is not None
-    spec.loader.exec_module(fresh := module_from_spec(spec))  # urllib looks at the environment when it is set up
-    assert fresh._is_ready(child.url)
+
+
+def test_a_child_that_speaks_tls_is_trusted_by_its_certificate(tmp_path: Path) -> None:
+    """A certificate of one's own, for another name, is enough for our own child; without it nothing is believed."""
+    certificate, key = self_signed(tmp_path)
+    settings = load(HttpSettings, environ={}, tls_cert=certificate, tls_key=key)
+    web = Starlette(routes=health_routes(Readiness()))
+    with listen("127.0.0.1", 0) as bound, closing(ServingThread(web, settings=settings, bound=bound).start()):
+        trusting, strict = (Child("proxy", [], {}, trusts=trusts) for trusts in (certificate, None))
+        trusting.url = strict.url = url_of(bound, settings)
+        trusting.wait_ready()
+        with pytest.raises(Unavailable, match="is not ready"):
+            strict.wait_ready()
+
+
+def test_a_wait_ends_when_the_start_is_stopped(family: Family) -> None:
+    """Ctrl-C while a program starts, or before it is ready, waits for neither."""
+    began = time.monotonic()
+    mute, unready = family.child("mute"), family.child("unready")
+    mute.start()
+    mute.wait_listening(lambda: time.monotonic() > began + 0.3)
+    unready.start()
+    unready.wait_listening()
+    unready.wait_ready(lambda: True)
+    assert time.monotonic() - began < STOP_S
+    for child in (mute, unready):
+        child.signal_stop()
+        child.wait_stopped(time.monotonic() + STOP_S)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"port_base": 9000}, (9002, 9003, [9004, 9005])),
+        ({"port_base": 9000, "gateway_port": 8080, "processor_port": 8082}, (8080, 9002, [8082, 9003])),
+        ({"gateway_port": 8080, "proxy_port": 8081, "processor_port": 8082}, (8080, 8081, [8082, None])),
+        ({}, (None, None, [None, None])),
+    ],
+)
+def test_a_port_that_is_given_is_taken(
+    given: dict[str, int], expected: tuple[int | None, int | None, list[int | None]]
+):
+    """By the program it is meant for; the others follow `port_base` or take free ones, never a default."""
+    settings = load(UpSettings, environ={}, processors=2, instance_id="site", **given)
+    children = children_of(settings, "127.0.0.1:9", None)
+    ports = [
+        int(child.environment[f"KEYMILL_{name.upper()}_PORT"])
+        for name in ("gateway", "proxy", "processor")
+        for child in children[name]
+    ]
+    assert len(set(ports)) == 4
+    wanted = [expected[0], expected[1], *expected[2]]
+    assert all(
+        port == want or (want is None and port not in (8080, 8081)) for port, want in zip(ports, wanted, strict=True)
+    )
+    names = [child.environment["KEYMILL_INSTANCE_ID"] for child in children["processor"]]
+    assert names == ["site-0", "site-1"]
 
 
 def test_it_is_told_its_parent_and_its_settings(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:

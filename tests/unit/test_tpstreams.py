@@ -56,7 +56,8 @@ def test_customised_form_carries_the_challenge(rig: ProxyRig, encode, padding: b
     """player_payload in standard or URL-safe base64, padded or not; drm_type as a member."""
     kid = rig.kid("film")
     payload = encode(challenge(kid)).rstrip(b"=" if not padding else b"\0").decode()
-    body = json.dumps({"player_payload": payload, "drm_type": "clearkey", "widevine": {"content_key_specs": []}})
+    specs = [{"track_type": "SD"}, {"track_type": "HD"}]
+    body = json.dumps({"player_payload": payload, "drm_type": "clearkey", "widevine": {"content_key_specs": specs}})
     assert {kid} == set(rig.keys_of(ask(rig, body.encode(), content_type="application/json")))
 
 

@@ -147,11 +147,12 @@ def test_the_documents_sample_is_taken(rig: ProxyRig, server: LicenseServer, mem
         assert WidevineTerms(security_level=3, hdcp=Hdcp.HDCP_V2) == widevine_terms(granted.policy, label)
 
 
-def test_a_player_may_tighten_each_track(rig: ProxyRig, server: LicenseServer) -> None:
+@pytest.mark.parametrize("member", ["widevine", "license_specs"])
+def test_a_player_may_tighten_each_track(rig: ProxyRig, server: LicenseServer, member: str) -> None:
     """One spec is stricter than the policy, the others are not."""
     specs = [{"track_type": label} for label in LABELS[:-2]]
     specs.append({"track_type": "UHD2", "security_level": 5, "required_output_protection": {"hdcp": "HDCP_V2_2"}})
-    customise(rig, {"widevine": {"content_key_specs": [*specs, {"track_type": "AUDIO"}]}})
+    customise(rig, {member: {"content_key_specs": [*specs, {"track_type": "AUDIO"}]}})
     policy = server.asked[0].policy
     assert WidevineTerms(security_level=5, hdcp=Hdcp.HDCP_V2_2) == widevine_terms(policy, "UHD2")
     assert WidevineTerms(security_level=3, hdcp=Hdcp.HDCP_V2) == widevine_terms(policy, "HD")

@@ -1,5 +1,5 @@
 """
-Who may have which keys under what terms: steps 4 to 6 of the license procedure (ARCHITECTURE.md, step 9).
+Who may have which keys under what terms: steps 4 to 6 of the license procedure (ARCHITECTURE.md, step 8).
 
 A refusal is a value. Its code is stable and listed in docs/errors.md; its message is safe to show to a player.
 """

@@ -1,4 +1,4 @@
-"""The license procedure: one request from its bytes to its answer (ARCHITECTURE.md, step 9)."""
+"""The license procedure: one request from its bytes to its answer (ARCHITECTURE.md, step 8)."""
 
 import time
 from collections.abc import Callable

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keymill.drm.widevine import LEAST_CHALLENGE, asks_certificate
@@ -224,6 +224,42 @@ def test_a_system_without_license_server_is_400(rig: ProxyRig, system: DrmSystem
         answer = ask(rig, "dedicated", system, body)
         assert (400, "no_license_server") == (answer.status_code, answer.json()["code"])
         assert system.value in answer.json()["detail"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20) | st.just(base64.b64encode(CHALLENGE).decode()),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ("payload", "player_payload", "widevine", "content_key_specs", "track_type", "policy_overrides",
+                 "can_play", "security_level", "key", "key_id", "parse_only", "drm_type", "kids", "type", "x"),
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@settings(max_examples=40)
+@given(
+    body=JSON.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=200),
+    content_type=st.sampled_from(["", "application/json", "application/json;x", "APPLICATION/JSON", "text/xml"]),
+    server_side=st.booleans(),
+)
+def test_no_body_is_a_server_error(house: ProxyRig, body: bytes, content_type: str, server_side: bool) -> None:
+    """Whatever a caller sends on whichever route is answered with 200 or with 4xx and a code."""
+    house.beat()
+    for system in SYSTEMS:
+        house.put_license_server(system)
+    token = house.token("film", server_side=server_side or None)
+    for route in ROUTES:
+        for system in DrmSystem:
+            answer = ask(house, route, system, body, content_type=content_type, token=token)
+            assert answer.status_code in (200, 400, 403, 404, 409), answer.text
+            assert answer.status_code == 200 or answer.json()["code"]
 
 
 def test_a_service_names_its_license_server(rig: ProxyRig) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from keymill.http.client_address import UNKNOWN, ClientAddress, read_address
 
-LISTED = ClientAddress("10.0.0.1/32,192.168.0.0/16,fd00::/8")
+LISTED = ClientAddress(["10.0.0.1/32", "192.168.0.0/16", "fd00::/8"])
 ADDRESSES = st.ip_addresses(v=4).map(str) | st.ip_addresses(v=6).map(str)
 PROXIES = st.sampled_from(["10.0.0.1", "192.168.7.7", "fd00::1"])
 OUTSIDE = ADDRESSES.filter(lambda text: not LISTED._is_trusted(text))

@@ -18,7 +18,7 @@ from keymill.config import (
     load,
 )
 from keymill.errors import Misconfigured
-from keymill.settings_text import masked
+from keymill.settings_text import as_environment, masked
 
 
 def toml(folder: Path, text: str) -> Path:
@@ -80,10 +80,11 @@ def test_command_line_before_environment_before_file_before_default(
 
 @pytest.mark.parametrize("given", ["10.0.0.1,fd00::/8", ["10.0.0.1", "fd00::/8"], " 10.0.0.1/32 , fd00::/8 "])
 def test_networks_are_a_list_or_one_string(given: str | list[str]) -> None:
-    """A file has a list, a variable commas; what is kept is the same, and passes through a variable again."""
+    """A file has a list, a variable commas; what is kept is the same, and passes to a child program."""
     kept = load(ProxySettings, environ={}, trusted_proxies=given).trusted_proxies
-    assert "10.0.0.1/32,fd00::/8" == kept
-    assert kept == load(ProxySettings, environ={"KEYMILL_TRUSTED_PROXIES": kept}).trusted_proxies
+    assert ("10.0.0.1/32", "fd00::/8") == kept
+    variable = as_environment(load(ProxySettings, environ={}, trusted_proxies=given), ProxySettings)
+    assert kept == load(ProxySettings, environ=variable).trusted_proxies
 
 
 def test_one_file_serves_every_program(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ table comes from the file alone. An unknown variable or member is an error, sinc
 not hold. docs/settings.md is generated from these classes.
 """
 
+import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
@@ -113,17 +114,26 @@ class ProxySettings(HttpSettings):
     )
     max_challenge_bytes: int = Field(65_536, ge=1024, le=1_048_576, description="bytes, largest license request body")
     require_entitlement: bool = Field(
-        False, description="refuse a license unless the token's user is entitled to the asset's product"
+        False,
+        description="refuse a license of any organization unless the token's user is entitled to the asset's product",
+    )
+    trusted_proxies: tuple[str, ...] = Field(
+        (), description="addresses and networks whose X-Forwarded-For is believed, separated by commas in the variable"
     )
     upstream_allow: tuple[str, ...] = Field(
         (), description="hosts that license servers may be at, names or addresses, separated by commas in the variable"
     )
     upstreams: dict[str, Upstream] = Field({}, description="license servers, a table each: see below")
 
-    @field_validator("upstream_allow", mode="before")
+    @field_validator("trusted_proxies", "upstream_allow", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(filter(None, (host.strip() for host in value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(ipaddress.ip_network(network)) for network in value)
 
     @field_validator("upstream_allow")
     @classmethod

@@ -29,6 +29,8 @@ LABELS: Final = frozenset(DEFAULT_LABELS) | {
     CLEAR_LABEL,
 }
 """Every track label: Widevine's five, SPEKE 2's intendedTrackType values, and clear-key HLS."""
+TRACK_TYPES: Final = ("SD", "HD", "UHD1", "UHD2")
+"""Widevine's video track types, ascending."""
 MAX_TRACKS: Final = 64
 """Labels times schemes of one key record: bounds a key record to about 6 KiB of its topic's 64."""
 MAX_PERIODS: Final = 1000

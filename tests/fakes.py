@@ -1,13 +1,19 @@
-"""Small real things for tests: an append-only log with Kafka's compaction, and a clock that only tests move."""
+"""Small real things for tests: a log with Kafka's compaction, a clock that only tests move, a license server."""
 
+import asyncio
 import hashlib
 import hmac
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from keymill.errors import UnknownKey
 from keymill.kms.provider import RootActivation
+from keymill.proxy.request import Answer, Refusal
+from keymill.proxy.upstream.clearkey import ClearKey
+from keymill.proxy.upstream.contract import Asked, Granted, Upstream
 from keymill.secret import Secret
+from schemas.values import DrmSystem
 
 
 @dataclass(frozen=True)
@@ -103,3 +109,57 @@ class MemoryKms:
     @staticmethod
     def _bytes(name: str, size: int) -> bytes:
         return hashlib.shake_256(name.encode()).digest(size)
+
+
+@dataclass
+class LicenseServer:
+    """
+    A license server in process: its license is the challenge and the keys' hashes, so that a test can tell it.
+
+    `asked` is what it was handed; `refusal`, where given, is its answer to everything.
+    """
+
+    content_type: str = "application/x-license"
+    refusal: Refusal | None = None
+    delay_s: float = 0.0
+    asked: list[Granted] = field(default_factory=list)
+    certificates: list[bytes] = field(default_factory=list)
+
+    def read(self, challenge: bytes) -> Asked | Refusal:
+        """It alone can read its challenges."""
+        return Asked(kids=None)
+
+    async def license(self, granted: Granted) -> Answer | Refusal:
+        """A license for these keys."""
+        self.asked.append(granted)
+        await asyncio.sleep(self.delay_s)
+        if self.refusal is not None:
+            return self.refusal
+        if granted.parse_only:
+            told = {"status": "OK", "platform": "test", "size": len(granted.challenge)}
+            return Answer(body=json.dumps(told).encode(), content_type="application/json")
+        return Answer(body=license_of(granted), content_type=self.content_type)
+
+    async def certificate(self, challenge: bytes) -> Answer | Refusal:
+        """Its certificate."""
+        self.certificates.append(challenge)
+        return self.refusal or Answer(body=b"certificate", content_type="application/x-certificate")
+
+
+def license_of(granted: Granted) -> bytes:
+    """What `LicenseServer` answers."""
+    hashes = [hashlib.sha256(key.kid + key.clear.cek.reveal()).digest() for key in granted.keys]
+    return b"license\0" + granted.challenge + b"".join(hashes)
+
+
+@dataclass
+class LicenseServers:
+    """Who serves whom: (organization, DRM system, name) to a server; ClearKey is the proxy's own."""
+
+    servers: dict[tuple[str, DrmSystem, str | None], Upstream] = field(default_factory=dict)
+
+    def find(self, organization: str, drm_system: DrmSystem, name: str | None = None) -> Upstream | None:
+        """See `Upstreams`."""
+        if drm_system is DrmSystem.CLEARKEY and name is None:
+            return ClearKey()
+        return self.servers.get((organization, drm_system, name))

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import dataclasses
 import json
 import time
 from collections.abc import Iterator
@@ -25,13 +26,14 @@ from keymill.proxy.life import STATE_S, Life
 from keymill.snapshot import store
 from keymill.snapshot.state import Heartbeat, HeartbeatFile, boot_id
 from keymill.snapshot.writer import SnapshotWriter
-from schemas.access import Credential, Service, TokenKey
+from schemas.access import Credential, OrganizationCreated, Service, TokenKey
 from schemas.events import AssetEvent
 from schemas.ids import asset_key, scoped_key
 from schemas.policy import Policy
 from schemas.records import AssetRecord, KeyRecord, PolicyRecord, PolicyState
 from schemas.values import DrmSystem, LogPosition, Record
 from tests import builders
+from tests.fakes import LicenseServer, LicenseServers
 from tests.view_records import Log
 
 ORGANIZATIONS = ("demo", "other")
@@ -89,6 +91,7 @@ class ProxyRig:
         self.life = Life(ProxySettings(**given), self.kms)
         self.app = application(self.life)
         self.runner.run(self.life.start())
+        self.servers = LicenseServers()
 
     def close(self) -> None:
         """Let go of everything."""
@@ -129,6 +132,23 @@ class ProxyRig:
             organization=organization, credential=credential, revoked=revoked, created=1, label="test", body=body
         )
         self.put(scoped_key(organization, credential), record)
+
+    def put_organization(self, organization: str = "demo", *, revoked: bool = False, **more: Any) -> None:
+        """Publish an organization's own record."""
+        body = OrganizationCreated(display_name=organization, **more)
+        record = Credential(
+            organization=organization, credential="self", revoked=revoked, created=1, label="", body=body
+        )
+        self.put(scoped_key(organization, "self"), record)
+
+    def put_license_server(
+        self, drm_system: DrmSystem, *, organization: str = "demo", name: str | None = None, **more: Any
+    ) -> LicenseServer:
+        """Let a license server serve a DRM system."""
+        server = LicenseServer(**more)
+        self.servers.servers[organization, drm_system, name] = server
+        self.life._means = dataclasses.replace(self.life.means, upstreams=self.servers)
+        return server
 
     def put_policy(self, policy_id: int, *, organization: str = "demo", version: int = 1, **members: Any) -> None:
         """Publish a policy."""
@@ -183,13 +203,21 @@ class ProxyRig:
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One request to the application."""
+        return self.together((method, path, options))[0]
 
-        async def send() -> httpx.Response:
-            transport = httpx.ASGITransport(self.app, client=(options.pop("client", "127.0.0.1"), 4711))
+    def together(self, *requests: tuple[str, str, dict[str, Any]]) -> list[httpx.Response]:
+        """Requests at the same time: method, path, options."""
+
+        async def send(method: str, path: str, options: dict[str, Any]) -> httpx.Response:
+            given = dict(options)
+            transport = httpx.ASGITransport(self.app, client=(given.pop("client", "127.0.0.1"), 4711))
             async with httpx.AsyncClient(transport=transport, base_url="http://proxy") as http:
-                return await http.request(method, path, **options)
+                return await http.request(method, path, **given)
 
-        return self.runner.run(send())
+        async def send_all() -> list[httpx.Response]:
+            return await asyncio.gather(*[send(*each) for each in requests])
+
+        return self.runner.run(send_all())
 
     def clearkey(self, asset: str, *kids: bytes, token: str | None = None, **options: Any) -> httpx.Response:
         """Ask the dedicated endpoint."""

@@ -1,5 +1,5 @@
 """
-Who may have which keys under what terms: steps 4 to 6 of the license procedure (ARCHITECTURE.md, step 9).
+Who may have which keys under what terms: steps 4 to 6 of the license procedure (ARCHITECTURE.md, step 8).
 
 A refusal is a value. Its code is stable and listed in docs/errors.md; its message is safe to show to a player.
 """
@@ -8,13 +8,23 @@ from typing import Final
 
 from keymill.core.merging import allows, override, released, tighten, unnamed
 from keymill.core.period import is_licensable
+from keymill.errors import InvalidRecord
 from schemas.access import Entitlement
 from schemas.policy import Policy
 from schemas.records import AssetRecord, AssetState, KeyRecord, PolicyRecord
-from schemas.values import Record, check_labels
+from schemas.values import CLEAR_LABEL, TRACK_TYPES, Record, check_labels
 
 BUILT_IN_DEFAULT: Final = Policy(can_play=True)
 """Policy 0 of an organization that never changed it: plays online, stores nothing, limits no track and no time."""
+_AUDIO: Final = ("AUDIO", "STEREO_AUDIO", "MULTICHANNEL_AUDIO", "MULTICHANNEL_AUDIO_3_6", "MULTICHANNEL_AUDIO_7")
+_HD: Final = ("HD", "HD1", "HD2")
+UP_TO: Final[dict[str, Policy]] = {
+    "SD": Policy(allowed_tracks=(*_AUDIO, "SD")),
+    "HD": Policy(allowed_tracks=(*_AUDIO, "SD", *_HD)),
+    "UHD1": Policy(allowed_tracks=(*_AUDIO, "SD", *_HD, "UHD1")),
+    "UHD2": Policy(),
+}
+"""What a highest track type allows. A label that may be any picture (ALL, VIDEO, UHD, HLS_AES128) counts as UHD2."""
 
 
 class Refusal(Record, frozen=True, kw_only=True):
@@ -25,14 +35,21 @@ class Refusal(Record, frozen=True, kw_only=True):
 
 
 class Scope(Record, frozen=True, kw_only=True):
-    """What a token is good for; at least one of asset and product is named. `tracks` None limits nothing."""
+    """
+    What a token is good for; at least one of asset and product is named.
+
+    `tracks` None limits nothing, nor does `max_track` None, the highest of SD < HD < UHD1 < UHD2; sound is below all.
+    """
 
     asset: str | None = None
     product: str | None = None
     tracks: tuple[str, ...] | None = None
+    max_track: str | None = None
 
     def __post_init__(self) -> None:
         check_labels(self.tracks, "tracks")
+        if self.max_track is not None and self.max_track not in TRACK_TYPES:
+            raise InvalidRecord(f"max_track must be one of {', '.join(TRACK_TYPES)}", field="max_track")
 
 
 class Asks(Record, frozen=True, kw_only=True):
@@ -60,11 +77,16 @@ class Grant(Record, frozen=True, kw_only=True):
     tracks: tuple[str, ...]
     now_ms: int
 
-    def covers(self, record: KeyRecord, label: str) -> bool:
-        """Whether that track's key of an asset's key record goes into the license: live, this period and the next."""
-        if record.period is not None and not is_licensable(record.period, self.now_ms):
+    def covers(self, record: KeyRecord, label: str, *, clear: bool = False) -> bool:
+        """
+        Whether that track's key of an asset's key record may be given: live, of this period and the next.
+
+        Args:
+            clear: the key is handed out as it is, so it must be HLS_AES128's, which in turn is in no license.
+        """
+        if (label == CLEAR_LABEL) != clear or label not in self.tracks:
             return False
-        return label in self.tracks
+        return record.period is None or is_licensable(record.period, self.now_ms)
 
 
 def effective_policy(asset: AssetRecord, stored: PolicyRecord | None) -> Policy | Refusal:
@@ -129,22 +151,33 @@ def admit(
     # (2)
     base = asks.overrides if asks.exclusively and asks.overrides is not None else override(policy, asks.overrides)
     until = [asset.available_until, entitlement.valid_until if entitlement and entitlement_required else None]
-    merged = tighten(base, *asks.limits, _limits(until, now_ms, scope.tracks))
+    merged = tighten(base, *asks.limits, *_limits(until, now_ms, scope))
     if not merged.can_play:
         return Refusal(code="playback_denied", message="the asset's policy does not allow playback")
     # (3)
     if missing := uncovered(asset, base, *asks.limits):
         return Refusal(code="tracks_not_named", message=_not_named(missing))
     allowed = released(merged)
-    tracks = tuple(label for label in _labels(asset) if allows(allowed, label))
+    tracks = tuple(label for label in labels_of(asset) if allows(allowed, label))
     if not tracks:
         return Refusal(code="no_key_allowed", message="policy and token allow none of the asset's tracks")
     return Grant(policy=merged, tracks=tracks, now_ms=now_ms)
 
 
 def uncovered(asset: AssetRecord, *policies: Policy) -> tuple[str, ...]:
-    """The labels that the asset's events declared and a policy with track specs does not name; none: as it must be."""
-    return unnamed(policies, _labels(asset, declared=True))
+    """
+    The labels that the asset's events declared and a policy with track specs does not name; none: as it must be.
+
+    HLS_AES128 is nobody's track type, so it need not be named; track specs that leave it out withhold its key.
+    """
+    return unnamed(policies, [label for label in labels_of(asset, declared=True) if label != CLEAR_LABEL])
+
+
+def labels_of(asset: AssetRecord, *, declared: bool = False) -> tuple[str, ...]:
+    """Every label that a key version of the asset has, *declared* those that an event named; in order of appearance."""
+    sets = [key_set.tracks for version in asset.versions for key_set in version.key_sets]
+    sets += [version.live.tracks for version in asset.versions if version.live]
+    return tuple(dict.fromkeys(t.label for tracks in sets for t in tracks if t.declared or not declared))
 
 
 def _entitled(asset: AssetRecord, entitlement: Entitlement | None, now_ms: int) -> bool:
@@ -163,18 +196,12 @@ def _out_of_window(asset: AssetRecord, now_ms: int) -> Refusal | None:
     return None
 
 
-def _limits(until_ms: list[int | None], now_ms: int, tracks: tuple[str, ...] | None) -> Policy:
-    """A policy that limits nothing but the tracks and the license's end, to whole seconds, at least one."""
+def _limits(until_ms: list[int | None], now_ms: int, scope: Scope) -> list[Policy]:
+    """Policies that limit nothing but the tracks and the license's end, to whole seconds, at least one."""
     left_s = [max((end - now_ms) // 1000, 1) for end in until_ms if end is not None]
-    return Policy(license_duration_s=min(left_s, default=None), allowed_tracks=tracks)
+    limit = Policy(license_duration_s=min(left_s, default=None), allowed_tracks=scope.tracks)
+    return [limit] if scope.max_track is None else [limit, UP_TO[scope.max_track]]
 
 
 def _not_named(labels: tuple[str, ...]) -> str:
     return f"content_key_specs must name every track of the asset: {', '.join(labels)} missing"
-
-
-def _labels(asset: AssetRecord, *, declared: bool = False) -> tuple[str, ...]:
-    """Every label that a key version of the asset has, or that an event named, in order of appearance."""
-    sets = [key_set.tracks for version in asset.versions for key_set in version.key_sets]
-    sets += [version.live.tracks for version in asset.versions if version.live]
-    return tuple(dict.fromkeys(t.label for tracks in sets for t in tracks if t.declared or not declared))

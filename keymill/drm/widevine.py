@@ -16,6 +16,10 @@ _KEY_ID, _PROVIDER, _CONTENT_ID, _POLICY = 2, 3, 4, 6
 _PERIOD_INDEX, _SCHEME, _PERIOD_SECONDS = 7, 9, 10
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_SIZES: Final = {_FIXED64: 8, _FIXED32: 4}
+CERTIFICATE_REQUEST: Final = b"\x08\x04"
+"""The whole of a service-certificate request: a signed message of type 4 and nothing else."""
+LEAST_CHALLENGE: Final = 50
+"""Bytes; a license request is longer, whatever the device. Redge's proxies tell the two apart by it."""
 MAX_SIZE: Final = 65_536
 """Bytes; a message with a thousand KIDs has 18,000."""
 
@@ -30,6 +34,11 @@ class WidevineData(Record, frozen=True, kw_only=True):
     scheme: Scheme = Scheme.CENC
     period_index: int | None = None
     period_s: int | None = None
+
+
+def asks_certificate(challenge: bytes) -> bool:
+    """Whether a player asks for the license server's certificate, with which it begins, and not for a license."""
+    return challenge == CERTIFICATE_REQUEST or 0 < len(challenge) < LEAST_CHALLENGE
 
 
 def encode_data(data: WidevineData) -> bytes:

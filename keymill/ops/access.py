@@ -60,6 +60,12 @@ def service(bootstrap: str, organization: str, name: str, version: str) -> Servi
     return latest.get(scoped_key(organization, name, version))
 
 
+def services(bootstrap: str, organization: str) -> list[Service]:
+    """Every service configuration of an organization as the topic has it now, by name and version."""
+    latest = _latest(bootstrap, topics.SERVICES, organization, Service)
+    return sorted(latest.values(), key=lambda found: (found.service, found.version))
+
+
 def _latest(bootstrap: str, topic: topics.Topic, organization: str, kind: type[P]) -> dict[bytes, P]:
     """The newest readable record of every record key of an organization, which all stand on one partition."""
     prefix = scoped_key(organization, "")

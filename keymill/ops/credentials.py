@@ -90,6 +90,15 @@ def create_organization(bootstrap: str, key_file: Path, organization: str, displ
     return True
 
 
+def revoke_organization(bootstrap: str, organization: str, *, revoked: bool = True) -> bool:
+    """Refuse all that the organization asks for, or no longer; False when it is so already. Nothing is deleted."""
+    held = existing(bootstrap, organization)[ORGANIZATION_ID]
+    if held.revoked is revoked:
+        return False
+    access.publish(bootstrap, [msgspec.structs.replace(held, revoked=revoked)])
+    return True
+
+
 def create_credential(bootstrap: str, key_file: Path, organization: str, kind: Kind, name: str = "") -> Created:
     """
     Make a credential.

@@ -8,12 +8,13 @@ import typer
 from keymill.config import Settings, load
 from keymill.ops import access
 from keymill.ops.address import bootstrap_of
-from keymill.ops.credentials import create_organization
+from keymill.ops.credentials import create_organization, revoke_organization
 from keymill.ops.listing import print_listing
 from keymill.ops.options import Bootstrap, Data, File, Json, KeyFileOption
 from schemas.access import Credential, OrganizationCreated
 
 app = typer.Typer(help="Organizations.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(help="organization id")]
 COLUMNS: Final = ("organization", "name", "revoked")
 
 
@@ -41,6 +42,22 @@ def list_(settings: File = None, data: Data = None, bootstrap: Bootstrap = None,
         for organization, record in sorted(access.organizations(bootstrap_of(loaded)).items())
     ]
     print_listing(COLUMNS, rows, as_json=as_json)
+
+
+@app.command("revoke")
+def revoke(organization: Name, settings: File = None, data: Data = None, bootstrap: Bootstrap = None) -> None:
+    """Refuse an organization's licenses and requests until it is restored; nothing of it is deleted."""
+    loaded = load(Settings, file=settings, data=data, bootstrap=bootstrap)
+    fresh = revoke_organization(bootstrap_of(loaded), organization)
+    typer.echo(msgspec.json.encode({"organization": organization, "revoked": True, "changed": fresh}).decode())
+
+
+@app.command("restore")
+def restore(organization: Name, settings: File = None, data: Data = None, bootstrap: Bootstrap = None) -> None:
+    """Take a revocation back."""
+    loaded = load(Settings, file=settings, data=data, bootstrap=bootstrap)
+    fresh = revoke_organization(bootstrap_of(loaded), organization, revoked=False)
+    typer.echo(msgspec.json.encode({"organization": organization, "revoked": False, "changed": fresh}).decode())
 
 
 def _display_name(record: Credential) -> str:

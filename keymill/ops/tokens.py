@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -19,7 +20,7 @@ from keymill.ops.options import Bootstrap, Data, File, Json
 from keymill.ops.token_keys import PublicKey, algorithm_of, key_id_of, pem_of, read_public_key, signing_key
 from schemas import ids
 from schemas.access import Credential, Service, TokenKey
-from schemas.values import DrmSystem, check_label
+from schemas.values import TRACK_TYPES, DrmSystem, check_label
 
 token = typer.Typer(help="Player tokens.", no_args_is_help=True)
 token_key = typer.Typer(help="Keys that verify an organization's player tokens.", no_args_is_help=True)
@@ -35,6 +36,9 @@ def issue(
     product: Annotated[str | None, typer.Option("--product", help="product whose assets may be played")] = None,
     user: Annotated[str | None, typer.Option("--user", help="who plays")] = None,
     tracks: Annotated[str | None, typer.Option("--tracks", help="labels, such as SD,AUDIO; all if absent")] = None,
+    max_track: Annotated[
+        str | None, typer.Option("--max-track", help=f"highest track type: {', '.join(TRACK_TYPES)}; AUDIO always")
+    ] = None,
     expires_in: Annotated[int, typer.Option("--expires-in", help="seconds until it expires; may be negative")] = 3600,
     not_before: Annotated[int | None, typer.Option("--not-before", help="seconds until it holds")] = None,
     single_use: Annotated[bool, typer.Option("--single-use", help="good for one license, per proxy")] = False,
@@ -46,6 +50,8 @@ def issue(
     """Print a player token on stdout, alone on its line."""
     if asset is None and product is None:
         raise typer.BadParameter("name --asset or --product")
+    if max_track not in (None, *TRACK_TYPES):
+        raise typer.BadParameter(f"--max-track must be one of {', '.join(TRACK_TYPES)}")
     now = int(time.time())
     claims: dict[str, Any] = {
         "organization": ids.check_organization(organization),
@@ -53,12 +59,13 @@ def issue(
         "product": product and ids.check_name(product, "product"),
         "sub": user and ids.check_name(user, "user"),
         "tracks": tracks and [check_label(label, "tracks") for label in tracks.split(",")],
+        "max_track": max_track,
         "server_side": server_side or None,
         "iat": now,
         "nbf": None if not_before is None else now + not_before,
         "exp": now + expires_in,
         "jti": uuid.uuid4().hex if single_use else None,
-        "ip": ip,
+        "ip": ip and _address(ip),
     }
     path, key = signing_key(load(Settings, file=settings, data=data).data, organization)
     if key is None:
@@ -165,6 +172,13 @@ def credential_of(organization: str, public: PublicKey, *, label: str, created: 
         label=label,
         body=TokenKey(algorithm=algorithm_of(public), public_pem=pem_of(public)),
     )
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise typer.BadParameter("--ip must be an IPv4 or IPv6 address") from None
 
 
 def _now_ms() -> int:

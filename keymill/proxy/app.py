@@ -18,6 +18,10 @@ from keymill.proxy.life import Life
 from keymill.proxy.routes import route_of
 
 HEALTH: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+_ASKED_WITH: Final = {
+    "POST": "a license is asked for with POST, the player's challenge as the body",
+    "GET": "a clear HLS key is asked for with GET",
+}
 
 
 def application(life: Life) -> ASGIApp:
@@ -44,8 +48,8 @@ class _Others:
         if found is None:
             raise HttpReject(404, "no_such_endpoint", f"there is no endpoint {path[:128]}")
         scope["route"] = found[0]
-        message = "a license is asked for with POST, the player's challenge as the body"
-        raise HttpReject(405, "method_not_allowed", message, headers={"allow": "POST, OPTIONS"})
+        method = found[0].method
+        raise HttpReject(405, "method_not_allowed", _ASKED_WITH[method], headers={"allow": f"{method}, OPTIONS"})
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()

@@ -21,12 +21,19 @@ from schemas.values import Record
 QUEUED: Final = 20_000
 """Lines that wait for the writer, about 10 MiB: seconds of a busy worker."""
 PERIOD_S: Final = 0.25
+GRANTED, CERTIFICATE, PARSED = "granted", "certificate", "parsed"
+HLS: Final = "hls"
 PIPE_BUF: Final = 4096
 """POSIX writes this much to a pipe at once, so that lines of several workers stay whole."""
 
 
 class Licensed(Record, frozen=True, kw_only=True):
-    """One decision, a line of the log. `reason` is `granted`, or why not; KIDs in hex; no token, challenge or key."""
+    """
+    One decision, a line of the log: KIDs in hex; no token, challenge or key.
+
+    `reason` is `granted`, or why not; `certificate` or `parsed` where no license was asked for. `drm_system` may be
+    `hls`: the clear key of HLS_AES128.
+    """
 
     timestamp: str
     event: str = "license"
@@ -47,24 +54,24 @@ class Licensed(Record, frozen=True, kw_only=True):
 _encode: Final = msgspec.json.Encoder().encode
 
 
-def licensed(request: LicenseRequest, granted: Granted | Refusal, outcome: Answer | Refusal, at_ms: int) -> Licensed:
-    """The audit event of a decision."""
-    refused = outcome.reason.value if isinstance(outcome, Refusal) else ""
-    if isinstance(granted, Refusal):
+def licensed(request: LicenseRequest, granted: Granted | None, outcome: Answer | Refusal, at_ms: int) -> Licensed:
+    """The audit event of a decision; *granted* is None where no key was granted."""
+    if granted is None:
         return Licensed(
             timestamp=utc(at_ms),
             request_id=telemetry.request_id.get(),
-            reason=refused,
-            drm_system=request.drm_system or "",
+            reason=outcome.reason.value if isinstance(outcome, Refusal) else CERTIFICATE,
+            drm_system=HLS if request.hls else request.drm_system or "",
             organization=request.organization or "",
             asset=request.asset or "",
             kids=(request.kid.hex(),) if request.kid else (),
         )
+    served = PARSED if granted.parse_only else GRANTED
     return Licensed(
         timestamp=utc(at_ms),
         request_id=telemetry.request_id.get(),
-        reason=refused or "granted",
-        drm_system=granted.drm_system,
+        reason=outcome.reason.value if isinstance(outcome, Refusal) else served,
+        drm_system=HLS if request.hls else granted.drm_system,
         organization=granted.asset.organization,
         asset=granted.asset.asset,
         kids=tuple([key.kid.hex() for key in granted.keys]),

@@ -10,7 +10,7 @@ import base64
 import ipaddress
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Final
+from typing import Final, Literal
 
 import jwt
 import msgspec
@@ -47,6 +47,7 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
     product: str | None = None
     sub: str | None = None
     tracks: tuple[str, ...] | None = None
+    max_track: Literal["SD", "HD", "UHD1", "UHD2"] | None = None
     server_side: bool = False
     jti: str | None = None
     ip: str | None = None

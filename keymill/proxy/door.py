@@ -8,8 +8,9 @@ answer to every failure in the dialect's own words. The layers would cost a thir
 import math
 import os
 import time
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import unquote_plus
 
 from prometheus_client import Counter, Histogram
@@ -17,12 +18,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from keymill import telemetry
 from keymill.errors import Retry
+from keymill.http.client_address import HEADER as FORWARDED
+from keymill.http.client_address import ClientAddress
 from keymill.http.problems import CORS
 from keymill.http.request_id import accepted
 from keymill.proxy.life import Life
 from keymill.proxy.procedure import answer
-from keymill.proxy.request import RawRequest, Reason, Refusal, Response
-from keymill.proxy.routes import LicenseRoute, route_of
+from keymill.proxy.request import Dialect, RawRequest, Reason, Refusal, Response
+from keymill.proxy.routes import METHODS, route_of
 
 MAX_QUERY: Final = 8192
 """Bytes of a query: a token of 4096, and room for the rest."""
@@ -36,6 +39,15 @@ _INTERNAL: Final = Refusal(
 log = telemetry.logger("proxy")
 
 
+class _Head(NamedTuple):
+    """A request without its body: its headers, and who asks."""
+
+    content_type: str
+    request_id: str
+    peer: str
+    forwarded: str
+
+
 class LicenseDoor:
     """Answers license requests; whatever else comes is handed to *beside*."""
 
@@ -43,23 +55,24 @@ class LicenseDoor:
         self._life = life
         self._beside = beside
         self._max_body = life.settings.max_challenge_bytes
+        self._client = ClientAddress(life.settings.trusted_proxies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass it on."""
-        found = route_of(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
-        if found is None:
+        found = route_of(scope["path"]) if scope["type"] == "http" and scope["method"] in METHODS else None
+        if found is None or found[0].method != scope["method"]:
             await self._beside(scope, receive, send)
             return
         route, named = found
         begun = time.perf_counter()
-        content_type, request_id = _headers(scope)
-        token = telemetry.request_id.set(request_id)
+        head = _read_head(scope)
+        token = telemetry.request_id.set(head.request_id)
         try:
-            response, staleness_s = await self._answer(route, named, content_type, scope, receive)
+            response, staleness_s = await self._answer(route.dialect, named, head, scope, receive)
         finally:
             telemetry.request_id.reset(token)
         headers = [*response.headers, (b"content-length", b"%d" % len(response.body)), *CORS]
-        headers.append((_REQUEST_ID, request_id.encode()))
+        headers.append((_REQUEST_ID, head.request_id.encode()))
         if staleness_s < _UNKNOWN:
             headers.append((STALENESS, b"%.3f" % staleness_s))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
@@ -69,14 +82,16 @@ class LicenseDoor:
         seconds.observe(time.perf_counter() - begun)
 
     async def _answer(
-        self, route: LicenseRoute, named: dict[str, str], content_type: str, scope: Scope, receive: Receive
+        self, dialect: Dialect, named: Mapping[str, str], head: _Head, scope: Scope, receive: Receive
     ) -> tuple[Response, float]:
         """The answer, and how old the copy was that it was made from (s)."""
-        dialect = route.dialect
         try:
-            raw = await _read(scope, receive, named, content_type, self._max_body)
-            if isinstance(raw, Refusal):
-                return dialect.respond(raw), _UNKNOWN
+            query, body = scope["query_string"], await _body(receive, self._max_body)
+            if len(query) > MAX_QUERY or body is None:
+                return dialect.respond(self._too_large(query)), _UNKNOWN
+            client = self._client.of(head.peer, head.forwarded)
+            members = _members(query)
+            raw = RawRequest(path=named, query=members, content_type=head.content_type, body=body, client=client)
             try:
                 state = self._life.state()
                 return await answer(dialect, raw, state, self._life.means), state.staleness_s
@@ -88,40 +103,29 @@ class LicenseDoor:
             log.error("license request failed", error=type(error).__name__, exc_info=error)
             return dialect.respond(_INTERNAL), _UNKNOWN
 
+    def _too_large(self, query: bytes) -> Refusal:
+        what, most = ("query", MAX_QUERY) if len(query) > MAX_QUERY else ("body", self._max_body)
+        return Refusal(reason=Reason.TOO_LARGE, message=f"the {what} must have at most {most} bytes")
 
-def _headers(scope: Scope) -> tuple[str, str]:
-    """Content-Type and request id; a fresh id when the caller sent none that is harmless."""
+
+def _read_head(scope: Scope) -> _Head:
+    """What is looked at; a fresh request id when the caller sent none that is harmless."""
     content_type = request_id = ""
+    forwarded: list[str] = []
     for name, value in scope["headers"]:
         if name == b"content-type":
             content_type = value.decode("latin-1")
         elif name == _REQUEST_ID:
             request_id = accepted(value.decode("latin-1"))
-    return content_type, request_id or os.urandom(16).hex()
+        elif name == FORWARDED:
+            forwarded.append(value.decode("latin-1"))
+    peer = scope.get("client")
+    return _Head(content_type, request_id or os.urandom(16).hex(), peer[0] if peer else "", ",".join(forwarded))
 
 
 @lru_cache(maxsize=256)
 def _measures(route: str, status: int) -> tuple[Counter, Histogram]:
     return telemetry.REQUESTS.labels("proxy", route, str(status)), telemetry.REQUEST_SECONDS.labels("proxy", route)
-
-
-async def _read(
-    scope: Scope, receive: Receive, named: dict[str, str], content_type: str, limit: int
-) -> RawRequest | Refusal:
-    query: bytes = scope["query_string"]
-    if len(query) > MAX_QUERY:
-        return Refusal(reason=Reason.TOO_LARGE, message=f"the query must have at most {MAX_QUERY} bytes")
-    body = await _body(receive, limit)
-    if body is None:
-        return Refusal(reason=Reason.TOO_LARGE, message=f"the body must have at most {limit} bytes")
-    client = scope.get("client")
-    return RawRequest(
-        path=named,
-        query=_members(query),
-        content_type=content_type,
-        body=body,
-        client=client[0] if client else "",
-    )
 
 
 async def _body(receive: Receive, limit: int) -> bytes | None:

@@ -1,26 +1,30 @@
-"""The license procedure: one request from its bytes to its answer (ARCHITECTURE.md, step 9)."""
+"""The license procedure: one request from its bytes to its answer (ARCHITECTURE.md, step 8)."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from prometheus_client import Counter
 
 from keymill import telemetry
-from keymill.proxy import audit, steps
+from keymill.drm import widevine
+from keymill.proxy import audit, named_keys, steps
 from keymill.proxy.audit import Audit
 from keymill.proxy.auth import Tokens
 from keymill.proxy.keys import ProxyKeys
 from keymill.proxy.request import Answer, Dialect, LicenseRequest, RawRequest, Reason, Refusal, Response
 from keymill.proxy.single_use import UsedTokens
-from keymill.proxy.terms import Terms
-from keymill.proxy.upstream.contract import Asked, Granted, Upstreams
+from keymill.proxy.terms import Caller, Terms
+from keymill.proxy.upstream.contract import Asked, Granted, Upstream, Upstreams
+from keymill.proxy.upstream.hls import ClearHls
 from keymill.proxy.waiting import Waiting
 from keymill.snapshot.reader import SnapshotReader
 from keymill.snapshot.state import ViewState
+from schemas.values import DrmSystem
 
+_CLEAR_HLS: Final = ClearHls()
 _MISSING: Final = frozenset({Reason.UNKNOWN_ASSET, Reason.UNKNOWN_KID})
 _USED: Final = Refusal(reason=Reason.TOKEN_USED, message="the token was used already: it is good for one license")
 
@@ -46,16 +50,34 @@ class Means:
     now_ms: Callable[[], int] = field(default=wall_clock_ms)
 
 
+class Certificate(NamedTuple):
+    """What a service-certificate request comes to: no asset, no key, and no use of the token."""
+
+    upstream: Upstream
+
+
+class License(NamedTuple):
+    """What a license request comes to, and who makes the license."""
+
+    granted: Granted
+    upstream: Upstream
+
+
+Decided = License | Certificate | Refusal
+
+
 async def answer(dialect: Dialect, raw: RawRequest, state: ViewState, means: Means) -> Response:
     """
     Answer one license request; *state* is the view's as the request arrived.
 
     1. The dialect parses path, query and body, whose sizes the route has limited; a service configuration stands
        for organization and DRM system.
-    2. Authenticate the player's token.
+    2. Authenticate the player's token, whose organization the path's or the service's must be. A Widevine player's
+       first request, for the license server's certificate, needs no more: (9).
     3. Find the asset by id or KID, in the token's organization alone.
     4. Business rules: the token's claims, asset state, availability window, entitlement where one is required.
-    5. Policy: the asset's (0 is the organization's default), tightened by the token.
+    5. Policy: the asset's (0 is the organization's default), with a server-side caller's overrides, tightened by
+       service, token and player.
     6. Which tracks' keys: those asked for that policy and token allow; live, of the current and the next period.
     7. Unwrap.
     8. Build the license server's request, or the ClearKey license.
@@ -68,10 +90,11 @@ async def answer(dialect: Dialect, raw: RawRequest, state: ViewState, means: Mea
     if isinstance(request, Refusal):
         return dialect.respond(request)
     # (2) to (7)
-    granted = await _decide_in_time(request, state, means)
+    decided = await _decide_in_time(request, state, means)
     # (8) (9)
-    outcome: Answer | Refusal = granted if isinstance(granted, Refusal) else await _license(granted, means)
+    outcome = decided if isinstance(decided, Refusal) else await _forward(request, decided, means)
     # (11) stands before (10), since nothing follows a return
+    granted = decided.granted if isinstance(decided, License) else None
     event = audit.licensed(request, granted, outcome, means.now_ms())
     means.audit.note(event)
     _counter(event.drm_system, event.reason).inc()
@@ -79,9 +102,9 @@ async def answer(dialect: Dialect, raw: RawRequest, state: ViewState, means: Mea
     return dialect.respond(outcome)
 
 
-def decide(  # noqa: PLR0911 every step may refuse
+def decide(  # noqa: PLR0911, PLR0912 every step may refuse
     request: LicenseRequest, state: ViewState, means: Means
-) -> Granted | Refusal:
+) -> Decided:
     """Steps (2) to (7) of `answer`, on one state of the view."""
     now_ms = means.now_ms()
     with means.reader.at_once() as view:
@@ -93,40 +116,56 @@ def decide(  # noqa: PLR0911 every step may refuse
         claims = means.tokens.authenticate(request.token, find=view.credential, now_ms=now_ms, client=request.client)
         if isinstance(claims, Refusal):
             return claims
-        aimed = steps.target_of(request, claims, found)
-        if isinstance(aimed, Refusal):
-            return aimed
-        target, named = aimed
+        if claims.jti is not None and means.used.was_used(claims.organization, claims.jti):
+            return _USED
+        aim = steps.aim(request, claims, found)
+        if isinstance(aim, Refusal):
+            return aim
+        organization = steps.organization_of(claims, view)
+        if isinstance(organization, Refusal):
+            return organization
+        drm_system = aim.drm_system
+        find = means.upstreams.find
+        upstream = _CLEAR_HLS if request.hls else find(claims.organization, drm_system, aim.upstream)
+        if drm_system is DrmSystem.WIDEVINE and widevine.asks_certificate(request.challenge):
+            return Certificate(upstream) if upstream else steps.no_license_server(drm_system)
         # (3)
         asset = steps.find_asset(request, claims.organization, view, state)
         if isinstance(asset, Refusal):
             return asset
         # (4) (5)
-        granted = means.terms.grant(asset, claims, view, state, now_ms)
-        if isinstance(granted, Refusal):
-            return granted
+        caller = Caller(claims, organization, aim.limits)
+        terms = means.terms.grant(request, asset, caller, view, state, now_ms)
+        if isinstance(terms, Refusal):
+            return terms
         # (6)
-        terms, version = granted
-        upstream = means.upstreams.find(claims.organization, target, named)
-        asked = upstream.read(request.challenge) if upstream else steps.no_license_server(target)
+        grant, version = terms
+        if upstream is None:
+            return steps.no_license_server(drm_system)
+        asked = upstream.read(request.challenge)
         if isinstance(asked, Refusal):
             return asked
         if request.kid is not None:
             asked = Asked(kids=None, persistent=asked.persistent)
-        chosen = steps.choose(asset, asked, terms, view, state)
+        chosen = steps.choose(asset, asked, grant, view, state, clear=request.hls)
         if isinstance(chosen, Refusal):
             return chosen
-    # (7)
-    keys = steps.unwrap(chosen, means.keys)
+        # (7)
+        keys = steps.unwrap(chosen, means.keys)
+        if request.message is not None and not isinstance(keys, Refusal):
+            injected = request.message.injected
+            keys = named_keys.strange_key(injected, claims, asset, view, means.keys, now_ms) or keys
     if isinstance(keys, Refusal):
         return keys
-    return Granted(
-        drm_system=target, claims=claims, asset=asset, policy=terms.policy, policy_version=version, keys=keys,
-        challenge=request.challenge, persistent=asked.persistent, upstream=named,
+    granted = Granted(
+        drm_system=drm_system, claims=claims, asset=asset, policy=grant.policy, policy_version=version, keys=keys,
+        challenge=request.challenge, persistent=asked.persistent, upstream=aim.upstream,
+        parse_only=request.parse_only, provider=organization.provider or claims.organization,
     )  # fmt: skip
+    return License(granted, upstream)
 
 
-async def _decide_in_time(request: LicenseRequest, state: ViewState, means: Means) -> Granted | Refusal:
+async def _decide_in_time(request: LicenseRequest, state: ViewState, means: Means) -> Decided:
     """`decide`, again at each change of a caught-up view that lacks the asset: its tail may be about to bring it."""
     decided = _decide_now(request, state, means)
     if not isinstance(decided, Refusal) or decided.reason not in _MISSING:
@@ -141,7 +180,7 @@ async def _decide_in_time(request: LicenseRequest, state: ViewState, means: Mean
             return decided
 
 
-def _decide_now(request: LicenseRequest, state: ViewState, means: Means) -> Granted | Refusal:
+def _decide_now(request: LicenseRequest, state: ViewState, means: Means) -> Decided:
     return steps.readiness(state, means.max_staleness_s) or decide(request, state, means)
 
 
@@ -150,13 +189,12 @@ def _counter(drm_system: str, outcome: str) -> Counter:
     return telemetry.LICENSES.labels(drm_system or "unknown", outcome)
 
 
-async def _license(granted: Granted, means: Means) -> Answer | Refusal:
-    """The license; a single-use token is used up by it."""
-    claims = granted.claims
-    upstream = means.upstreams.find(claims.organization, granted.drm_system, granted.upstream)
-    if upstream is None:
-        return steps.no_license_server(granted.drm_system)
-    outcome = await upstream.license(granted)
-    if claims.jti is None or isinstance(outcome, Refusal):
+async def _forward(request: LicenseRequest, decided: License | Certificate, means: Means) -> Answer | Refusal:
+    """The license or the certificate; a single-use token is used up by a license alone."""
+    if isinstance(decided, Certificate):
+        return await decided.upstream.certificate(request.challenge)
+    outcome = await decided.upstream.license(decided.granted)
+    claims = decided.granted.claims
+    if claims.jti is None or request.parse_only or isinstance(outcome, Refusal):
         return outcome
     return outcome if means.used.take(claims.organization, claims.jti, claims.exp_ms) else _USED

@@ -1,10 +1,10 @@
 """What a license request is once its dialect was read, and what becomes of it."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final, Protocol
 
-from keymill.secret import Secret
-from schemas.policy import Policy
+from keymill.core.formats.azure_widevine import WidevineMessage
 from schemas.values import DrmSystem, Record
 
 TRANSIENT_RETRY_S: Final = 1
@@ -14,19 +14,11 @@ TRANSIENT_RETRY_S: Final = 1
 class RawRequest(Record, frozen=True, kw_only=True):
     """An HTTP request as the routes see it: the path's parts by name, the query's members, the body."""
 
-    path: dict[str, str]
+    path: Mapping[str, str]
     query: dict[str, str]
     content_type: str = ""
     body: bytes = b""
     client: str = ""
-
-
-class InjectedKey(Record, frozen=True, kw_only=True):
-    """A content key that a server-side caller sends along; it must be the stored one. `label` or `kid` says which."""
-
-    cek: Secret
-    label: str | None = None
-    kid: bytes | None = None
 
 
 class LicenseRequest(Record, frozen=True, kw_only=True):
@@ -37,10 +29,9 @@ class LicenseRequest(Record, frozen=True, kw_only=True):
         organization, asset: as the path names them; None where the token or the service says it.
         kid: 16 bytes, instead of `asset`; the license then holds every entitled key of its asset.
         service: (name, version) of a service configuration, instead of `organization` and `drm_system`.
+        hls: no license is wanted but the clear key of HLS_AES128; the challenge is its KID (16 bytes).
         client: the caller's IP address.
-        wish: what the request says about the policy: overrides of a server-side caller, a limit of any other.
-        exclusively: the stored policy is not to hold; server-side callers alone.
-        parse_only: no license is wanted, only what the license server reads in the challenge.
+        message: what the request says about policy and keys: overrides of a server-side caller, a limit of any other.
     """
 
     token: str
@@ -51,10 +42,13 @@ class LicenseRequest(Record, frozen=True, kw_only=True):
     asset: str | None = None
     kid: bytes | None = None
     service: tuple[str, str] | None = None
-    wish: Policy | None = None
-    exclusively: bool = False
-    parse_only: bool = False
-    injected: tuple[InjectedKey, ...] = ()
+    hls: bool = False
+    message: WidevineMessage | None = None
+
+    @property
+    def parse_only(self) -> bool:
+        """Whether no license is wanted, only what the license server reads in the challenge."""
+        return self.message is not None and self.message.parse_only
 
 
 class Reason(StrEnum):

@@ -26,9 +26,14 @@ class UsedTokens:
         self._env = lmdb.open(str(folder), map_size=MAP_SIZE, sync=False, metasync=False, max_dbs=1, mode=0o600)
         self._closed = threading.Event()
 
+    def was_used(self, organization: str, jti: str) -> bool:
+        """Whether an id was used: a look that uses nothing, so that nobody is asked for a license in vain."""
+        with self._env.begin() as txn:
+            return txn.get(_key(organization, jti)) is not None
+
     def take(self, organization: str, jti: str, exp_ms: int) -> bool:
         """Use an id; False when it was used before, or when there is no room to remember it."""
-        key = hashlib.blake2b(f"{organization}/{jti}".encode(), digest_size=_DIGEST_SIZE).digest()
+        key = _key(organization, jti)
         try:
             with self._env.begin(write=True) as txn:
                 if txn.stat()["entries"] >= MAX_USED:
@@ -49,3 +54,7 @@ class UsedTokens:
     def close(self) -> None:
         """Let go of the file."""
         self._env.close()
+
+
+def _key(organization: str, jti: str) -> bytes:
+    return hashlib.blake2b(f"{organization}/{jti}".encode(), digest_size=_DIGEST_SIZE).digest()

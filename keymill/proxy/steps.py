@@ -5,7 +5,9 @@ What a view lacks while it is behind or cut off may exist all the same: then no 
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
 
+from keymill.core.credentials import ORGANIZATION_ID
 from keymill.core.policy import Grant
 from keymill.errors import Corrupt
 from keymill.proxy.auth import Claims
@@ -14,12 +16,22 @@ from keymill.proxy.request import LicenseRequest, Reason, Refusal
 from keymill.proxy.upstream.contract import Asked, GrantedKey
 from keymill.snapshot.reads import Reads
 from keymill.snapshot.state import ViewState
-from schemas.access import Service
+from schemas.access import OrganizationCreated, Service
+from schemas.policy import Policy
 from schemas.records import AssetRecord, KeyRecord
 from schemas.values import KID_SIZE, DrmSystem
 
 Candidate = tuple[KeyRecord, int]
 """A key record and the index of one of its tracks."""
+_UNNAMED: Final = OrganizationCreated(display_name="")
+
+
+class Aim(NamedTuple):
+    """Whom a request means within the token's organization; `limits` and a named `upstream` are a service's."""
+
+    drm_system: DrmSystem
+    upstream: str | None = None
+    limits: Policy | None = None
 
 
 def readiness(state: ViewState, max_staleness_s: int) -> Refusal | None:
@@ -48,16 +60,22 @@ def services(request: LicenseRequest, view: Reads, state: ViewState) -> Sequence
     return found or absent(state, Reason.UNKNOWN_SERVICE, version)
 
 
-def target_of(
-    request: LicenseRequest, claims: Claims, found: Sequence[Service]
-) -> tuple[DrmSystem, str | None] | Refusal:
-    """DRM system and named license server, within the token's organization, which path or service must equal."""
-    if request.drm_system is not None and request.organization == claims.organization:
-        return request.drm_system, None
+def aim(request: LicenseRequest, claims: Claims, found: Sequence[Service]) -> Aim | Refusal:
+    """DRM system and license server, within the token's organization, which path or service must equal."""
+    if request.drm_system is not None and request.organization in (claims.organization, None):
+        return Aim(request.drm_system)
     for service in found:
         if service.organization == claims.organization:
-            return service.drm_system, service.upstream
+            return Aim(service.drm_system, service.upstream, service.limits)
     return Refusal(reason=Reason.WRONG_ORGANIZATION, message="the token is not of this organization")
+
+
+def organization_of(claims: Claims, view: Reads) -> OrganizationCreated | Refusal:
+    """The organization's own record; once it is revoked, nothing is licensed."""
+    record = view.credential(claims.organization, ORGANIZATION_ID)
+    if record is not None and record.revoked:
+        return Refusal(reason=Reason.ORGANIZATION_REVOKED, message="the organization is revoked")
+    return record.body if record and isinstance(record.body, OrganizationCreated) else _UNNAMED
 
 
 def no_license_server(target: DrmSystem) -> Refusal:
@@ -76,19 +94,24 @@ def find_asset(request: LicenseRequest, organization: str, view: Reads, state: V
 
 
 def choose(
-    asset: AssetRecord, asked: Asked, granted: Grant, view: Reads, state: ViewState
+    asset: AssetRecord, asked: Asked, granted: Grant, view: Reads, state: ViewState, *, clear: bool = False
 ) -> list[Candidate] | Refusal:
-    """Of the asset's keys those that were asked for and are granted, in the asked order; none left is a refusal."""
+    """
+    Of the asset's keys those that were asked for and are granted, in the asked order; none left is a refusal.
+
+    Args:
+        clear: the key is to be handed out as it is (`Grant.covers`).
+    """
     if asked.persistent and not granted.policy.can_persist:
         return Refusal(reason=Reason.PERSISTENCE_DENIED, message="the asset's policy does not allow stored licenses")
-    found = _candidates(asset, asked.kids, view)
+    found = candidates(asset, asked.kids, view)
     if found is None:
         return absent(state, Reason.UNKNOWN_KID, "none of the KIDs is known")
-    chosen = [(record, index) for record, index in found if granted.covers(record, record.tracks[index].label)]
+    chosen = [each for each in found if granted.covers(each[0], each[0].tracks[each[1]].label, clear=clear)]
     return chosen or Refusal(reason=Reason.NO_KEY_ALLOWED, message="policy and token allow none of these keys")
 
 
-def _candidates(asset: AssetRecord, kids: Sequence[bytes] | None, view: Reads) -> list[Candidate] | None:
+def candidates(asset: AssetRecord, kids: Sequence[bytes] | None, view: Reads) -> list[Candidate] | None:
     """The asset's keys among *kids*, or all when *kids* is None; None when no KID is known to the organization."""
     if kids is None:
         records = view.key_records(asset.organization, asset.asset)

@@ -29,8 +29,9 @@ def _decoded(value: bytes, kind: type[T]) -> T:
 
 def key_of(*names: str) -> bytes:
     """A record key of names from outside; empty, and so never found, when one of them can be no name."""
-    if all(name.isascii() and "/" not in name and "\0" not in name for name in names):
-        return "/".join(names).encode("ascii")
+    key = "/".join(names)
+    if key.isascii() and "\0" not in key and key.count("/") == len(names) - 1:
+        return key.encode("ascii")
     return b""
 
 

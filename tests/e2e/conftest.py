@@ -1,9 +1,11 @@
 """One `keymill up` for all e2e tests that only look at it; a test that kills or stops things starts its own."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from keymill.ops.demo import browser, media
 from keymill.ops.demo.stack import Stack
 from tests.e2e.rig import Rig, rig_of
 from tests.e2e.up import keymill_up
@@ -30,3 +32,17 @@ def rig(cluster: Rig) -> Iterator[Rig]:
         yield cluster
     finally:
         cluster.end()
+
+
+@pytest.fixture(scope="session")
+def film() -> media.Film:
+    """The clear film."""
+    return media.prepare()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Path:
+    """The machine's Chromium; a machine without one fails the test."""
+    found = browser.find_chromium()
+    assert found is not None, "no Chromium: apt-get install chromium, or set KEYMILL_CHROMIUM"
+    return found

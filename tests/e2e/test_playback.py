@@ -25,20 +25,6 @@ SHAKA_LICENSE_REQUEST_FAILED, SHAKA_BAD_HTTP_STATUS, SHAKA_VIDEO_ERROR = 6007, 1
 pytestmark = pytest.mark.timeout(180)
 
 
-@pytest.fixture(scope="session")
-def film() -> media.Film:
-    """The clear film."""
-    return media.prepare()
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Path:
-    """The machine's Chromium; a machine without one fails the test."""
-    found = browser.find_chromium()
-    assert found is not None, "no Chromium: apt-get install chromium, or set KEYMILL_CHROMIUM"
-    return found
-
-
 @pytest.fixture(scope="session", params=SCHEMES)
 def packaged(
     request: pytest.FixtureRequest, up: Stack, film: media.Film, tmp_path_factory: pytest.TempPathFactory

@@ -1,9 +1,13 @@
 """Organizations and credentials on a real topic, through the command line's functions."""
 
 import base64
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from confluent_kafka import Producer
 
@@ -17,8 +21,10 @@ from keymill.kms.keyring import Keyring
 from keymill.ops import access
 from keymill.ops.credentials import Kind, create_credential, create_organization, existing, revoke_credential
 from schemas import topics
-from schemas.access import ApiKey, WidevineSigner
+from schemas.access import ApiKey, Service, WidevineSigner
 from schemas.codec import encode
+from schemas.policy import Policy
+from schemas.values import DrmSystem
 from tests.broker import running_broker
 
 
@@ -125,3 +131,40 @@ def test_what_no_view_takes_no_command_trips_over(bootstrap: str, key_file: Path
     assert producer.flush(10) == 0
     assert existing(bootstrap, "umbrella") == before
     assert access.organizations(bootstrap)["umbrella"] == before["self"]
+
+
+def cli(bootstrap: str, *arguments: str) -> str:
+    """What a command prints on stdout; it must succeed."""
+    command = [sys.executable, "-m", "keymill.ops.cli", *arguments, "--bootstrap", bootstrap]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_an_organization_is_revoked_and_restored(bootstrap: str) -> None:
+    """Its record says so and keeps all else; a second time nothing changes."""
+    before = existing(bootstrap, "globex")["self"]
+    for command, revoked in (("revoke", True), ("restore", False)):
+        for changed in (True, False):
+            told = json.loads(cli(bootstrap, "org", command, "globex"))
+            assert {"organization": "globex", "revoked": revoked, "changed": changed} == told
+            assert msgspec.structs.replace(before, revoked=revoked) == existing(bootstrap, "globex")["self"]
+
+
+def test_service_configurations_are_set_whole_and_listed(bootstrap: str, tmp_path: Path) -> None:
+    """Limits come from a file in keymill's own form; a second set replaces all of it."""
+    limits = tmp_path / "limits.json"
+    limits.write_text('{"license_duration_s": 3600, "allowed_tracks": ["SD", "AUDIO"]}')
+    own = ("--organization", "globex")
+    cli(bootstrap, "service", "set", "tv", "1.0", *own, "--drm", "widevine", "--limits", str(limits), "--upstream", "x")
+    wanted = Service(
+        organization="globex", service="tv", version="1.0", drm_system=DrmSystem.WIDEVINE, upstream="x",
+        limits=Policy(license_duration_s=3600, allowed_tracks=("SD", "AUDIO")),
+    )  # fmt: skip
+    assert wanted == access.service(bootstrap, "globex", "tv", "1.0")
+    cli(bootstrap, "service", "set", "tv", "2.0", *own, "--drm", "clearkey")
+    cli(bootstrap, "service", "set", "tv", "1.0", *own, "--drm", "fairplay", "--retired")
+    lines = json.loads(cli(bootstrap, "service", "list", *own, "--json"))
+    assert [("tv", "1.0", "fairplay", None, True, None), ("tv", "2.0", "clearkey", None, False, None)] == [
+        tuple(line.values()) for line in lines
+    ]

@@ -18,7 +18,7 @@ from keymill.config import (
     load,
 )
 from keymill.errors import Misconfigured
-from keymill.settings_text import masked
+from keymill.settings_text import as_environment, masked
 
 
 def toml(folder: Path, text: str) -> Path:
@@ -78,6 +78,15 @@ def test_command_line_before_environment_before_file_before_default(
     assert expected == load(GatewaySettings, file=file, environ=environ, wait_s=given).wait_s
 
 
+@pytest.mark.parametrize("given", ["10.0.0.1,fd00::/8", ["10.0.0.1", "fd00::/8"], " 10.0.0.1/32 , fd00::/8 "])
+def test_networks_are_a_list_or_one_string(given: str | list[str]) -> None:
+    """A file has a list, a variable commas; what is kept is the same, and passes to a child program."""
+    kept = load(ProxySettings, environ={}, trusted_proxies=given).trusted_proxies
+    assert ("10.0.0.1/32", "fd00::/8") == kept
+    variable = as_environment(load(ProxySettings, environ={}, trusted_proxies=given), ProxySettings)
+    assert kept == load(ProxySettings, environ=variable).trusted_proxies
+
+
 def test_one_file_serves_every_program(tmp_path: Path) -> None:
     """Members of other programs are passed over."""
     file = toml(tmp_path, 'workers = 4\ngroup = "g"\nbootstrap = "a:1"\nwait_s = 2.5\n')
@@ -110,6 +119,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         (GatewaySettings, "gateway_port", ["0", "65535"], ["-1", "65536"]),
         (ProxySettings, "workers", ["1", "64"], ["0", "65", "1.5"]),
         (ProxySettings, "missing_wait_ms", ["0", "5000"], ["-1", "5001"]),
+        (
+            ProxySettings,
+            "trusted_proxies",
+            ["10.0.0.1", "10.0.0.0/8, ::1", "fd00::/8,"],
+            ["10.0.0.1/8", "proxy", "1;2"],
+        ),
         (ProxySettings, "require_entitlement", ["true", "0"], ["maybe"]),
         (ProcessorSettings, "session_timeout_s", ["6", "1800"], ["5", "1801"]),
         (ConnectSettings, "poll_s", ["0.001", "3600"], ["0", "-1", "inf"]),

@@ -1,13 +1,18 @@
 """Firstlight's endpoint: the documented error bodies, exactly, in the documented order."""
 
+import itertools
+import json
 import re
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
+from keymill.proxy.dialects import firstlight
+from keymill.proxy.request import STATUS, Reason, Refusal
 from schemas.values import DrmSystem
 from tests.proxy_rig import ProxyRig, challenge
 
@@ -125,19 +130,20 @@ def test_any_invalid_token_is_201(rig: ProxyRig, token: str | None) -> None:
 
 
 def test_no_right_to_play_looks_like_an_unknown_kid(rig: ProxyRig) -> None:
-    """403 with one body for an unknown KID, one that is none, and the right kid of another organization."""
+    """403 with one body for an unknown KID, one that is none, another organization's, and one that exists."""
     bodies = set()
     for changed in (
         {"kid": uuid.uuid4().hex},
         {"kid": "x"},
         {"kid": None},
         {"ptoken": rig.token("film", organization="other")},
+        {"ptoken": rig.token("series")},
+        {"ptoken": rig.token(None, product="season-1")},
     ):
         answer = ask(rig, **changed)
         assert 403 == answer.status_code
         bodies.add(answer.content)
-    assert 1 == len(bodies)
-    assert 403 == ask(rig, ptoken=rig.token("series")).status_code
+    assert [error("PlaybackForbiddenError", 1003, "the token gives no right to play this content")] == [*bodies]
 
 
 def test_service_is_the_tokens_organizations(rig: ProxyRig) -> None:
@@ -167,3 +173,59 @@ def test_not_caught_up_is_500_with_retry_after(rig: ProxyRig) -> None:
     assert 200 == ask(rig).status_code
     assert 500 == ask(rig, kid=uuid.uuid4().hex).status_code
     assert 207 == ask(rig, b"").json()["errorCode"]
+
+
+FAULTS = {
+    "challenge": ({}, (400, 207)),
+    "version": ({"version": "9.9"}, (400, 0)),
+    "token": ({"ptoken": "x"}, (401, 201)),
+    "kid": ({"kid": uuid.UUID(int=1).hex}, (403, 1003)),
+}
+
+
+@pytest.mark.parametrize("size", range(1, len(FAULTS) + 1))
+def test_the_first_fault_in_the_documented_order_is_told(rig: ProxyRig, size: int) -> None:
+    """Challenge, service and version, token, right to play: whatever else is wrong."""
+    for names in itertools.combinations(FAULTS, size):
+        changed = {member: value for name in names for member, value in FAULTS[name][0].items()}
+        answer = ask(rig, b"" if "challenge" in names else None, **changed)
+        assert FAULTS[names[0]][1] == (answer.status_code, answer.json()["errorCode"]), names
+
+
+def test_among_a_tokens_faults_its_expiry_comes_first(rig: ProxyRig) -> None:
+    """An expired token that would not be valid yet, and is another address's, says that it has expired."""
+    token = rig.token("film", expires_in=-5, nbf=time.time() + 60, ip="203.0.113.9", jti="late")
+    message = ask(rig, ptoken=token).json()["message"]
+    assert message.startswith("Token has expired: ")
+    expired, now = message.removeprefix("Token has expired: ").split(" < ")
+    assert abs(int(now) - int(expired) - 5000) < 3000
+
+
+@pytest.mark.parametrize("headers", [{}, {"accept": "text/html"}, {"accept": "*/*", "content-type": "text/plain"}])
+def test_required_headers_are_not_enforced(rig: ProxyRig, headers: dict[str, str]) -> None:
+    """Players send what they like; the answer is of the documented type."""
+    query = {"service": "demo", "version": "1.0", "kid": rig.kid("film").hex(), "ptoken": rig.token("film")}
+    answer = rig.request("POST", "/getlicense", params=query, content=challenge(rig.kid("film")), headers=headers)
+    assert (200, OCTETS) == (answer.status_code, answer.headers["content-type"])
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_refusal_is_in_the_documents_words(reason: Reason) -> None:
+    """One of five statuses, four members in order; 500 with Retry-After and nothing else with it."""
+    answer = firstlight.respond(Refusal(reason=reason, message="why"))
+    headers = dict(answer.headers)
+    assert answer.status in (400, 401, 403, 500)
+    assert b"application/json;charset=UTF-8" == headers[b"content-type"]
+    told = json.loads(answer.body)
+    assert ["code", "errorCode", "type", "message"] == list(told)
+    assert ("SERVER_ERROR" if answer.status == 500 else "CLIENT_ERROR") == told["type"]
+    assert (answer.status == 500) == (b"retry-after" in headers)
+    assert (STATUS[reason] >= 500) == (answer.status == 500)
+    page = (Path(__file__).parents[2] / "docs" / "errors.md").read_text()
+    assert f"| `{told['code']}` | {told['errorCode']} | {answer.status} |" in page
+
+
+def test_the_license_is_of_the_whole_asset_whichever_kid_asks(rig: ProxyRig) -> None:
+    """Every KID of the asset, a rotated one too, gives the same license."""
+    licenses = {ask(rig, kid=rig.kid("film", label).hex()).content for label in ("SD", "HD", "AUDIO")}
+    assert 1 == len(licenses)

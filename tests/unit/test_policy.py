@@ -9,11 +9,12 @@ from keymill.core.merging import allows, released, tighten
 from keymill.core.period import index_at
 from keymill.core.policy import BUILT_IN_DEFAULT, Asks, Grant, Refusal, Scope, admit, effective_policy, uncovered
 from keymill.core.provisioning import make_key_record, needed
+from keymill.errors import InvalidRecord
 from schemas.access import Entitlement
 from schemas.events import AssetRevoked
 from schemas.policy import Policy, TrackTerms
 from schemas.records import PolicyRecord, PolicyState
-from schemas.values import LogPosition
+from schemas.values import TRACK_TYPES, LogPosition
 from tests.builders import KEYS, NOW, event, folded, ingest, rotate
 from tests.property.strategies import LABEL, POLICIES, optional, tuples
 
@@ -173,6 +174,38 @@ def test_track_specs_must_name_every_declared_track():
     assert admit(folded(ingest(tracks=None)), SPECS, scope=SCOPE, now_ms=NOW).tracks == ("SD", "HD")
     wish = Asks(limits=(Policy(tracks=(TrackTerms(label="SD"),)),))
     assert _code(admit(ASSET, BUILT_IN_DEFAULT, scope=SCOPE, now_ms=NOW, asks=wish)) == "tracks_not_named"
+
+
+def test_the_clear_hls_key_need_not_be_named():
+    """No track type is its own: specs that leave it out withhold it, and it is never in a license."""
+    asset = folded(ingest("SD", "HD", "HLS_AES128"))
+    assert admit(asset, SPECS, scope=SCOPE, now_ms=NOW).tracks == ("SD", "HD")
+    grant = admit(asset, BUILT_IN_DEFAULT, scope=SCOPE, now_ms=NOW)
+    (record,) = [make_key_record(asset, need, KEYS) for need in needed(asset, None)]
+    assert [grant.covers(record, label) for label in ("SD", "HLS_AES128")] == [True, False]
+    assert [grant.covers(record, label, clear=True) for label in ("SD", "HLS_AES128")] == [False, True]
+
+
+@given(policy=POLICIES, highest=st.sampled_from(TRACK_TYPES), labels=st.lists(LABEL, min_size=1, unique=True))
+def test_a_highest_track_type_only_takes_away(policy, highest, labels):
+    """What is left is left by the next higher one too; the highest of all takes nothing."""
+    asset = folded(ingest(*labels))
+
+    def left(max_track):
+        decision = admit(asset, policy, scope=Scope(asset="bbb", max_track=max_track), now_ms=NOW)
+        return set(decision.tracks) if isinstance(decision, Grant) else set()
+
+    higher = TRACK_TYPES[TRACK_TYPES.index(highest) :]
+    assert all(left(highest) <= left(each) for each in higher)
+    assert left("UHD2") == left(None)
+    sound = {label for label in left(None) if all("AUDIO" in part for part in label.split("+"))}
+    assert sound <= left(highest)
+
+
+def test_an_unknown_highest_track_type_is_refused():
+    """A limit must be one that is understood."""
+    with pytest.raises(InvalidRecord):
+        Scope(asset="bbb", max_track="HD1")
 
 
 def test_overrides_may_loosen_and_limits_may_not():

@@ -214,6 +214,8 @@ def test_weak_or_foreign_keys_verify_nothing(rig: ProxyRig) -> None:
         {"tracks": "SD"},
         {"tracks": ["NOPE"]},
         {"server_side": "yes"},
+        {"max_track": "8K"},
+        {"max_track": ["SD"]},
         {"jti": 1},
         {"ip": "here"},
         {"asset": None},
@@ -322,6 +324,25 @@ def test_issued_token_is_accepted(rig: ProxyRig, tmp_path: Path) -> None:
     once = run("--single-use").strip()
     assert (200, "") == ask(rig, once)
     assert (401, "token_used") == ask(rig, once)
+
+
+def test_every_claim_has_an_option(tmp_path: Path) -> None:
+    """The token says what the options said; what is no label, track type or address is refused before it is made."""
+    signing_key(tmp_path, "demo", make=True)
+    command = [sys.executable, "-c", "from keymill.ops.tokens import token; token()", "--data", str(tmp_path)]
+    command += ["--organization", "demo"]
+    options = "--asset film --product cinema --user anna --tracks SD,AUDIO --max-track HD --single-use --server-side"
+    more = "--ip 2001:DB8::1 --not-before 5 --expires-in 60"
+    printed = subprocess.run([*command, *options.split(), *more.split()], capture_output=True, text=True, check=True)
+    said = jwt.decode(printed.stdout.strip(), options={"verify_signature": False})
+    assert said.pop("jti") and said["nbf"] - said["iat"] == 5 and said["exp"] - said["iat"] == 60
+    assert {
+        "organization": "demo", "asset": "film", "product": "cinema", "sub": "anna", "tracks": ["SD", "AUDIO"],
+        "max_track": "HD", "server_side": True, "ip": "2001:db8::1",
+    } == {name: value for name, value in said.items() if name not in ("iat", "nbf", "exp")}  # fmt: skip
+    for wrong in ("--max-track 8K", "--max-track AUDIO", "--tracks SD,8K", "--ip here"):
+        done = subprocess.run([*command, "--asset", "film", *wrong.split()], capture_output=True, text=True)
+        assert done.returncode and not done.stdout, wrong
 
 
 def test_documented_example_makes_a_token_that_is_accepted(rig: ProxyRig, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def _message(refusal: Refusal, code: str) -> str:
             return f"Token has expired: {refusal.at_ms} < {refusal.now_ms}"
         case Reason.UNKNOWN_SERVICE:
             return f"Invalid version number {refusal.message[:MAX_SHOWN]} not found"
-        case Reason.UNKNOWN_ASSET | Reason.UNKNOWN_KID | Reason.WRONG_ORGANIZATION:
+        case Reason.UNKNOWN_ASSET | Reason.UNKNOWN_KID | Reason.WRONG_ORGANIZATION | Reason.TOKEN_SCOPE:
             return "the token gives no right to play this content"  # does not tell whether it exists
     return refusal.message
 

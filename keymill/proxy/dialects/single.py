@@ -1,6 +1,11 @@
-"""`POST /clearkey/{organization}/{asset}?token=`: the dedicated endpoint, a ClearKey request as it is."""
+"""
+`POST /license?drm=&asset=&token=`: one endpoint for every DRM system. The organization is the token's.
+
+The body is as on the endpoint of that DRM system.
+"""
 
 from keymill.errors import InvalidRecord
+from keymill.proxy.message import read_widevine
 from keymill.proxy.request import Answer, LicenseRequest, RawRequest, Reason, Refusal, Response
 from keymill.proxy.responses import licensed, refused
 from schemas import ids
@@ -8,24 +13,32 @@ from schemas.values import DrmSystem
 
 
 def parse(raw: RawRequest) -> LicenseRequest | Refusal:
-    """See `Dialect`. The Content-Type is not looked at: players send none."""
+    """See `Dialect`."""
     try:
-        organization = ids.check_organization(raw.path["organization"])
-        asset = ids.check_asset(raw.path["asset"])
+        drm_system = _system(raw.query.get("drm", ""))
+        asset = ids.check_asset(raw.query.get("asset", ""))
+        challenge, message = read_widevine(raw) if drm_system is DrmSystem.WIDEVINE else (raw.body, None)
     except InvalidRecord as error:
         return Refusal(reason=Reason.MALFORMED, message=str(error))
-    if not raw.body:
+    if not challenge:
         return Refusal(reason=Reason.MISSING_CHALLENGE, message="the body must hold the player's license request")
     return LicenseRequest(
         token=raw.query.get("token", ""),
-        challenge=raw.body,
+        challenge=challenge,
         client=raw.client,
-        drm_system=DrmSystem.CLEARKEY,
-        organization=organization,
+        drm_system=drm_system,
         asset=asset,
+        message=message,
     )
 
 
 def respond(outcome: Answer | Refusal) -> Response:
     """See `Dialect`."""
     return licensed(outcome) if isinstance(outcome, Answer) else refused(outcome)
+
+
+def _system(name: str) -> DrmSystem:
+    try:
+        return DrmSystem(name)
+    except ValueError:
+        raise InvalidRecord(f"drm must be one of {', '.join(DrmSystem)}", field="drm") from None

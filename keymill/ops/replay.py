@@ -1,6 +1,9 @@
 """`keymill replay`: read the log from its beginning and compare. Writes nothing, may run while everything serves."""
 
+from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import chain
+from typing import NamedTuple
 
 import msgspec
 import typer
@@ -17,54 +20,91 @@ from keymill.kms.keyring import Keyring
 from keymill.ops.address import bootstrap_of
 from keymill.ops.options import Bootstrap, Data, File, Json
 from keymill.ops.replaying import Held, Report, compare
+from keymill.ops.replaying_policies import HeldPolicies, compare_policies
 from schemas import topics
 from schemas.codec import decode
 from schemas.framing import decode_event
-from schemas.records import DeadLetter
-from streams.decide import Decider
+from schemas.records import DeadLetter, TopicAdopted
+from streams import decide, policies
 from streams.registry import registry_lookup
 from streams.runs import RawRecord
 
 
+class Reading(NamedTuple):
+    """One source topic and the topic made of it, and their ends when the replay began."""
+
+    bootstrap: str
+    source: str
+    adopted: TopicAdopted
+    source_ends: Mapping[int, int]
+    made: str
+    made_ends: Mapping[int, int]
+    letter_ends: Mapping[int, int]
+
+    def held(self, partition: int) -> Iterator[tuple[bytes, bytes | None]]:
+        """Every record that was made, by record key."""
+        for message in scan_partition(self.bootstrap, self.made, partition, end=self.made_ends[partition]):
+            yield message.key() or b"", message.value()
+
+    def events(self, partition: int) -> Iterator[RawRecord]:
+        """Every record of the source."""
+        return map(_raw, scan_partition(self.bootstrap, self.source, partition, end=self.source_ends[partition]))
+
+    def refused(self, partition: int) -> frozenset[int]:
+        """Offsets of the source that have a dead letter, which stands on the partition of the same number."""
+        end, at = self.letter_ends[partition], (self.source, partition, self.adopted.generation)
+        found = scan_partition(self.bootstrap, topics.DEAD_LETTERS.name, partition, end=end)
+        letters = [letter for message in found if (letter := _letter(message.value()))]
+        return frozenset(each.offset for each in letters if (each.topic, each.partition, each.generation) == at)
+
+
 def verify(settings: ProcessorSettings, bootstrap: str, console: Console) -> Report:
-    """Replay every partition of the asset topic; a progress bar on a terminal, nothing elsewhere."""
-    adopted = require_topics(bootstrap, (topics.ASSETS.name, topics.KEYS.name, topics.DEAD_LETTERS.name))
-    source = adopted[topics.ASSETS.name]
+    """Replay every partition of both source topics; a progress bar on a terminal, nothing elsewhere."""
+    assets, changes = _readings(bootstrap)
     decoder = partial(decode_event, registry=registry_lookup(settings.registry_url))
     keyring = Keyring(KeyFile(settings.keys_path))
-    decider = Decider(keyring, decoder, partitions=source.partitions, generation=source.generation)
+    of_assets, of_changes = assets.adopted, changes.adopted
+    decider = decide.Decider(keyring, decoder, partitions=of_assets.partitions, generation=of_assets.generation)
+    keeper = policies.Decider(keyring, partitions=of_changes.partitions, generation=of_changes.generation)
     report = Report()
-    key_ends = end_offsets(bootstrap, topics.KEYS.name)  # before the events' ends: what is folded meanwhile is pending
-    event_ends = end_offsets(bootstrap, topics.ASSETS.name)
-    letter_ends = end_offsets(bootstrap, topics.DEAD_LETTERS.name)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("replaying", total=source.partitions)
-        for partition in range(source.partitions):
-            held = _held(bootstrap, partition, key_ends[partition], report)
-            refused = _refused(bootstrap, partition, letter_ends[partition], source.generation)
-            events = map(_raw, scan_partition(bootstrap, topics.ASSETS.name, partition, end=event_ends[partition]))
-            compare(events, held, decider, source.generation, report, refused)
+        task = progress.add_task("replaying", total=of_assets.partitions + of_changes.partitions)
+        for partition in range(of_assets.partitions):
+            _verify_assets(assets, partition, decider, report)
+            progress.advance(task)
+        for partition in range(of_changes.partitions):
+            _verify_policies(changes, partition, keeper, report)
             progress.advance(task)
     return report
 
 
-def _held(bootstrap: str, partition: int, end: int, report: Report) -> Held:
+def _verify_assets(reading: Reading, partition: int, decider: decide.Decider, report: Report) -> None:
     held = Held(partition)
-    for message in scan_partition(bootstrap, topics.KEYS.name, partition, end=end):
-        held.add(message.key() or b"", message.value(), report)
-    return held
+    for record_key, value in reading.held(partition):
+        held.add(record_key, value, report)
+    refused, generation = reading.refused(partition), reading.adopted.generation
+    compare(reading.events(partition), held, decider, generation, report, refused)
 
 
-def _refused(bootstrap: str, partition: int, end: int, generation: int) -> frozenset[int]:
-    """Offsets of the asset partition that have a dead letter, which stands on the partition of the same number."""
-    letters = (
-        _letter(message.value()) for message in scan_partition(bootstrap, topics.DEAD_LETTERS.name, partition, end=end)
+def _verify_policies(reading: Reading, partition: int, decider: policies.Decider, report: Report) -> None:
+    held = HeldPolicies()
+    for record_key, value in reading.held(partition):
+        held.add(record_key, value, report)
+    refused, generation = reading.refused(partition), reading.adopted.generation
+    compare_policies(reading.events(partition), held, decider, generation, report, refused)
+
+
+def _readings(bootstrap: str) -> tuple[Reading, Reading]:
+    pairs = ((topics.ASSETS.name, topics.KEYS.name), (topics.POLICY_CHANGES.name, topics.POLICIES.name))
+    adopted = require_topics(bootstrap, [*chain(*pairs), topics.DEAD_LETTERS.name])
+    made = [end_offsets(bootstrap, name) for _, name in pairs]  # before the events': what comes meanwhile is pending
+    sources = [end_offsets(bootstrap, name) for name, _ in pairs]
+    letters = end_offsets(bootstrap, topics.DEAD_LETTERS.name)
+    first, second = (
+        Reading(bootstrap, source, adopted[source], sources[number], name, made[number], letters)
+        for number, (source, name) in enumerate(pairs)
     )
-    return frozenset(
-        letter.offset
-        for letter in letters
-        if letter and (letter.topic, letter.partition, letter.generation) == (topics.ASSETS.name, partition, generation)
-    )
+    return first, second
 
 
 def _letter(value: bytes | None) -> DeadLetter | None:
@@ -90,7 +130,7 @@ def _raw(message: Message) -> RawRecord:
 
 def replay(settings: File = None, data: Data = None, bootstrap: Bootstrap = None, as_json: Json = False) -> int:
     """
-    Derive again what every asset event calls for and compare it with the key topic; changes nothing.
+    Derive again what every event and policy change calls for and compare it with keys and policies; changes nothing.
 
     Exit code 1 when anything is missing, different or unexpected; each difference is listed.
     """

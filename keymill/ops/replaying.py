@@ -43,6 +43,7 @@ class Report(msgspec.Struct, kw_only=True):
         unexpected: records that no event calls for.
         refused: events with a dead letter.
         pending: events newer than anything the processors have applied.
+        events: asset events and policy changes.
     """
 
     identical: int = 0
@@ -143,7 +144,7 @@ def compare(
         if _is_pending(event, held, generation):
             report.pending += 1
             continue
-        decided = decider.begin(_run_of(event, generation))
+        decided = decider.begin(run_of(event, generation))
         decider.record(event, decided, again)
         for letter in decided.dead_letters:
             report.note("missing", event.key or b"", f"dead letter of offset {event.offset}: {letter.message}")
@@ -160,7 +161,8 @@ def _is_pending(event: RawRecord, held: Held, generation: int) -> bool:
     return at > reached
 
 
-def _run_of(event: RawRecord, generation: int) -> Run:
+def run_of(event: RawRecord, generation: int) -> Run:
+    """A run of that record alone."""
     return Run(
         topic=event.topic,
         partition=event.partition,

@@ -1,7 +1,9 @@
 """Policy changes through a real broker and a real processor, which is killed in between and fed with poison."""
 
 import hashlib
+import json
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -33,11 +35,12 @@ from schemas.values import MAX_TIME_MS, LogPosition
 from streams.faults import POINTS
 from tests.broker import running_broker
 from tests.builders import create_policy, delete_policy, update_policy
-from tests.e2e.programs import Program, wait_for
+from tests.e2e.programs import CLI, Program, wait_for
 
 pytestmark = pytest.mark.timeout(150)
 PARTITIONS = 4
 CHANGES, POLICIES, LETTERS = topics.POLICY_CHANGES.name, topics.POLICIES.name, topics.DEAD_LETTERS.name
+ORGANIZATIONS = ("plain", "crowd-1", "crowd-2", "killed-1", "killed-2", "poison", "forged")
 COUNTS = dict.fromkeys((CHANGES, POLICIES, topics.KEYS.name), PARTITIONS)
 
 
@@ -108,7 +111,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     data = tmp_path_factory.mktemp("house") / "data"
     with running_broker() as bootstrap:
         create_topics(bootstrap, partitions=PARTITIONS)
-        for organization in ("plain", "crowd-1", "crowd-2", "killed-1", "killed-2", "poison", "forged"):
+        for organization in ORGANIZATIONS:
             create_organization(bootstrap, data / "keys.json", organization)
         static = {"KEYMILL_INSTANCE_ID": "one"}  # so that one that was killed is back without a rebalance
         processor = Program("processor", data, bootstrap, data.with_name("processor.log"), **static)
@@ -264,3 +267,15 @@ def test_a_forged_regression_is_repaired(house: House) -> None:
     wait_for(lambda: len(house.written("forged")) > 3, 15)
     assert [old, right, old, right] == house.written("forged")
     assert 1 == house.processor.metric("keymill_repairs_total")
+
+
+def test_a_replay_finds_what_the_changes_call_for(house: House) -> None:
+    """Over everything that the tests above left behind: nothing missing, different, unexpected or pending."""
+    command = [*CLI, "replay", "--data", str(house.data), "--bootstrap", house.bootstrap, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    report = json.loads(done.stdout)
+    assert (report["differences"], report["pending"], done.returncode) == ([], 0, 0)
+    ends = end_offsets(house.bootstrap, CHANGES)
+    assert report["events"] == sum(ends.values()) > 100
+    assert report["refused"] == sum(len(house.letters(number)) for number in ends) > 10
+    assert report["identical"] == sum(len(house.policies(name)) for name in ORGANIZATIONS) > 100

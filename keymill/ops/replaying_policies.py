@@ -1,0 +1,105 @@
+"""
+Replay in verify mode, the policies: fold the policy changes again, and compare with what the policy topic holds.
+
+Pure over the records it is given; `keymill.ops.replay` reads them. An organization's changes and policies stand on
+partitions of one number, so one partition at a time is complete in itself.
+"""
+
+from collections.abc import Iterable
+
+from keymill.errors import InvalidRecord
+from keymill.ops.replaying import Report, run_of
+from schemas import topics
+from schemas.codec import decode
+from schemas.records import PolicyRecord
+from schemas.values import LogPosition
+from streams.policies import Decider
+from streams.runs import RawRecord
+
+_NOTHING = LogPosition(generation=0, offset=-1)
+
+
+class HeldPolicies:
+    """
+    The last record of every policy of one partition; `newest` is the highest `applied` of any record.
+
+    `wrong` are the record keys whose last record is a tombstone or cannot be read: reported, and judged no further.
+    """
+
+    def __init__(self) -> None:
+        self.records: dict[bytes, PolicyRecord] = {}
+        self.wrong: set[bytes] = set()
+        self.newest = _NOTHING
+
+    def add(self, record_key: bytes, value: bytes | None, report: Report) -> None:
+        """Take a record in topic order."""
+        self.wrong.discard(record_key)
+        try:
+            if value is None:
+                raise InvalidRecord("a tombstone: policies are deleted by a record")
+            record = decode(value, PolicyRecord)
+        except InvalidRecord as error:
+            report.note("different", record_key, str(error))
+            self.wrong.add(record_key)
+            return
+        self.records[record_key] = record
+        self.newest = max(self.newest, record.applied)
+
+
+class _Recomputed:
+    """What replaying the changes of one partition gives; also the `Lookup` of its `Decider`."""
+
+    def __init__(self) -> None:
+        self.records: dict[bytes, PolicyRecord] = {}
+
+    def policies(self, organization: str) -> list[PolicyRecord]:
+        """See `streams.policies.Lookup`."""
+        return [record for record in self.records.values() if record.organization == organization]
+
+
+def compare_policies(
+    changes: Iterable[RawRecord],
+    held: HeldPolicies,
+    decider: Decider,
+    generation: int,
+    report: Report,
+    refused: frozenset[int] = frozenset(),
+) -> None:
+    """
+    Replay one partition's *changes* and add what differs from *held* to the report.
+
+    Changes are published one after the other, so those beyond the newest `applied` are pending, and no others.
+
+    Args:
+        refused: offsets with a dead letter. What was refused once stays refused (ADR 0007).
+    """
+    again = _Recomputed()
+    for change in changes:
+        report.events += 1
+        if change.offset in refused:
+            report.refused += 1
+            continue
+        if LogPosition(generation=generation, offset=change.offset) > held.newest:
+            report.pending += 1
+            continue
+        decided = decider.begin(run_of(change, generation))
+        decider.record(change, decided, again)
+        for letter in decided.dead_letters:
+            report.note("missing", change.key or b"", f"dead letter of offset {change.offset}: {letter.message}")
+        again.records |= {due.record_key: due.record for due in decided.records if due.record is not None}
+    _judge(again, held, report)
+
+
+def _judge(again: _Recomputed, held: HeldPolicies, report: Report) -> None:
+    for record_key, expected in again.records.items():
+        if record_key in held.wrong:
+            continue
+        found = held.records.get(record_key)
+        if found is None:
+            report.note("missing", record_key, "policy record")
+        elif found != expected:
+            report.note("different", record_key, "policy record is not the fold of its changes")
+        else:
+            report.identical += 1
+    for record_key in held.records.keys() - again.records.keys():
+        report.note("unexpected", record_key, f"no change of {topics.POLICY_CHANGES.name} calls for it")

@@ -1,0 +1,154 @@
+"""Replay in verify mode, the policies: what the policy topic lacks, holds wrongly or holds too much."""
+
+import msgspec
+import pytest
+
+from keymill.kms.keyring import Keyring
+from keymill.ops.replaying import Report
+from keymill.ops.replaying_policies import HeldPolicies, compare_policies
+from schemas import topics
+from schemas.codec import decode, encode
+from schemas.events import PolicyChange
+from schemas.partition import partition_for
+from schemas.policy import Policy
+from schemas.records import PolicyRecord
+from streams.policies import Decider
+from streams.runs import RawRecord, Run
+from tests.builders import NOW, create_policy, delete_policy, update_policy
+from tests.fakes import MemoryKms
+
+PARTITIONS = 4
+HERE = partition_for(b"demo", PARTITIONS)
+OTHER = next(name for n in range(99) if partition_for((name := f"other-{n}").encode(), PARTITIONS) == HERE)
+
+
+class World:
+    """One partition: the log of changes, and the policy topic as the processors have written it."""
+
+    def __init__(self, *changes: PolicyChange | bytes, names: tuple[str, ...] = ("demo", OTHER)) -> None:
+        self.changes: list[RawRecord] = []
+        self.topic: list[tuple[bytes, bytes | None]] = []
+        self.refused: set[int] = set()
+        self.held: list[PolicyRecord] = []
+        self.add(*changes)
+        run = Run(topics.POLICY_CHANGES.name, HERE, 0, 0, 0, len(changes), self.changes, 0)
+        decider = self.decider(names)
+        decided = decider.begin(run)
+        for record in self.changes:
+            decider.record(record, decided, self)
+        self.topic += [(due.record_key, due.value) for due in decided.records]
+        self.refused |= {letter.offset for letter in decided.dead_letters}
+
+    def add(self, *changes: PolicyChange | bytes) -> None:
+        """Changes that nobody has processed."""
+        for change in changes:
+            name, value = (b"demo", change) if isinstance(change, bytes) else (_key(change), encode(change))
+            offset = len(self.changes)
+            self.changes.append(RawRecord(topics.POLICY_CHANGES.name, HERE, offset, NOW, 1, name, value, ()))
+
+    @staticmethod
+    def decider(names: tuple[str, ...] = ("demo", OTHER)) -> Decider:
+        return Decider(Keyring(MemoryKms(names=names)), partitions=PARTITIONS, generation=0)
+
+    def policies(self, _organization: str) -> list[PolicyRecord]:
+        return []
+
+    def replay(self) -> Report:
+        report, held = Report(), HeldPolicies()
+        for key, value in self.topic:
+            held.add(key, value, report)
+        compare_policies(self.changes, held, self.decider(), 0, report, frozenset(self.refused))
+        return report
+
+
+def _key(change: PolicyChange) -> bytes:
+    return change.organization.encode()
+
+
+def counts(report: Report) -> dict[str, int]:
+    """What is not zero, apart from the number of changes."""
+    names = ("identical", "missing", "different", "unexpected", "refused", "pending")
+    return {name: number for name in names if (number := getattr(report, name))}
+
+
+def usual() -> World:
+    """Three policies of two organizations, and a refused change."""
+    return World(create_policy(), update_policy(1), create_policy(OTHER), update_policy(9), update_policy(0))
+
+
+def test_what_the_changes_call_for_is_identical() -> None:
+    """Also after compaction: only the last record of a policy counts."""
+    world = usual()
+    assert counts(world.replay()) == {"identical": 3, "refused": 1}
+    world.topic = list(dict(world.topic).items())
+    report = world.replay()
+    assert counts(report) == {"identical": 3, "refused": 1}
+    assert (report.events, report.clean()) == (5, True)
+
+
+def test_nothing_is_clean() -> None:
+    """An empty log over an empty topic."""
+    assert World().replay().clean()
+
+
+@pytest.mark.parametrize("key", [b"demo/1", f"{OTHER}/1".encode()])
+def test_a_lost_policy_is_missing(key: bytes) -> None:
+    """It is named, and the others are judged as ever."""
+    world = usual()
+    world.topic = [entry for entry in world.topic if entry[0] != key]
+    report = world.replay()
+    assert counts(report) == {"identical": 2, "refused": 1, "missing": 1}
+    assert [(each.record_key, each.detail) for each in report.differences] == [(key.decode(), "policy record")]
+
+
+def test_a_changed_policy_is_different() -> None:
+    """The same place, another content; an older version that was written again; what cannot be read; a tombstone."""
+    for number, entry in enumerate(
+        (
+            (b"demo/1", _looser(usual().topic[1][1] or b"")),
+            usual().topic[0],
+            (b"demo/1", b"junk"),
+            (b"demo/1", None),
+        )
+    ):
+        world = usual()
+        world.topic.append(entry)
+        report = world.replay()
+        assert counts(report) == {"identical": 2, "refused": 1, "different": 1}, number
+        assert report.differences[0].record_key == "demo/1"
+
+
+def _looser(value: bytes) -> bytes:
+    return encode(msgspec.structs.replace(decode(value, PolicyRecord), policy=Policy(can_play=True, can_persist=True)))
+
+
+def test_a_policy_without_a_change_is_unexpected() -> None:
+    """Somebody wrote where only the processor may."""
+    world = usual()
+    record = msgspec.structs.replace(decode(world.topic[0][1] or b"", PolicyRecord), policy_id=7)
+    world.topic.insert(0, (b"demo/7", encode(record)))
+    assert counts(world.replay()) == {"identical": 3, "refused": 1, "unexpected": 1}
+
+
+def test_what_is_not_processed_yet_is_pending() -> None:
+    """Of any organization; changes behind it are too, whatever they are."""
+    world = usual()
+    world.add(create_policy(), b"junk", delete_policy(1, OTHER))
+    assert counts(world.replay()) == {"identical": 3, "refused": 1, "pending": 3}
+
+
+def test_a_refused_change_without_dead_letter_is_missing_one() -> None:
+    """Nothing that was accepted may end in nothing."""
+    world = usual()
+    world.refused.clear()
+    report = world.replay()
+    assert counts(report) == {"identical": 3, "missing": 1}
+    assert "dead letter of offset 3" in report.differences[0].detail
+
+
+def test_what_was_refused_once_stays_refused() -> None:
+    """A create before its organization had roots has no id when the log is replayed."""
+    early = World(create_policy(OTHER), create_policy(), names=("demo",))
+    assert counts(early.replay()) == {"identical": 1, "refused": 1}
+    early.refused.clear()
+    assert not early.replay().clean()

@@ -2,7 +2,7 @@
 Runs of records, and the ledger that says how far a partition may be committed.
 
 Pure values: nothing here knows Faust or a broker. The transport (`streams.transport`) delivers runs, the fence
-(`streams.fence`) marks them done, and only an unbroken prefix of done runs is ever committed (ARCHITECTURE.md).
+(`streams.fence`) marks them done, and only an unbroken prefix of done runs is ever committed (ARCHITECTURE.md, step 5).
 """
 
 from collections import deque

@@ -1,5 +1,5 @@
 """
-A Faust transport whose streams carry one run of records per message (design 4, ADR 0003).
+A Faust transport whose streams carry one run of records per message (ARCHITECTURE.md, step 2; ADR 0003).
 
 Faust loads it by the URL scheme `keymill+kafka`. It replaces, of Faust's aiokafka consumer, everything that decides
 what is delivered and what is committed; joining the group, heartbeats and fetching stay upstream's. This file,

@@ -1,5 +1,6 @@
 """
-What an ingest system asks for, in JSON, and the asset event that says it: HTTP bodies and manifest lines alike.
+What an ingest system asks for, in JSON, and the asset event that says it: HTTP bodies and manifest lines alike
+(ARCHITECTURE.md, step 1).
 
 A field that is not known is refused by name. Two spellings of one request (a time as RFC 3339 or epoch ms, a track as
 a word or an object) are one request, with one hash.

@@ -1,5 +1,5 @@
 """
-The fold of an asset's events into its asset record (ARCHITECTURE.md, step 4).
+The fold of an asset's events into its asset record (ARCHITECTURE.md, step 3).
 
 Choices are made once, by the first event in log order; a repeat changes nothing but `applied`.
 """

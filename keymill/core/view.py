@@ -1,5 +1,5 @@
 """
-The guard of every view: what becomes of a record read from a topic, given what is held.
+The guard of every view: what becomes of a record read from a topic, given what is held (ARCHITECTURE.md, step 6).
 
 Pure: the stores (`keymill.snapshot`, the processor's overlay, tests) look up what is held and act on the verdict.
 The first fingerprint of a KID wins; a record that contradicts it is quarantined and the old key served on.

@@ -1,5 +1,6 @@
 """
-Follows topics from a checkpoint: every record in order, how far it got, and whether that is all there is.
+Follows topics from a checkpoint: every record in order, how far it got, and whether that is all there is
+(ARCHITECTURE.md, steps 6 and 7).
 
 The gate (research: a reader that trusts too early answers "not found" for what exists):
 

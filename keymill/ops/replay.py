@@ -1,4 +1,8 @@
-"""`keymill replay`: read the log from its beginning and compare. Writes nothing, may run while everything serves."""
+"""
+`keymill replay`: read the log from its beginning and compare (ARCHITECTURE.md, step 9).
+
+Writes nothing, may run while everything serves.
+"""
 
 from collections.abc import Iterator, Mapping
 from functools import partial

@@ -36,6 +36,22 @@ def test_generated_pages_are_current(name: str) -> None:
     assert PAGES[name]() == (ROOT / "docs" / name).read_text()
 
 
+def test_the_steps_of_a_key_s_life_and_the_code_name_each_other() -> None:
+    """Every step of ARCHITECTURE.md is named by a module that it names, and no module names another step."""
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    life = page[page.index("## The life of a key") : page.index("## ", page.index("## The life of a key") + 4)]
+    steps = {
+        int(number): text for number, text in re.findall(r"^(\d)\. (.*?)(?=^\d\. |\Z)", life, re.DOTALL | re.MULTILINE)
+    }
+    named: dict[int, set[str]] = {number: set() for number in steps}
+    for path in SOURCES:
+        for first, joint, last in re.findall(r"ARCHITECTURE\.md, steps? (\d)(?: (to|and) (\d))?", path.read_text()):
+            for number in range(int(first), int(last) + 1) if joint == "to" else {int(first), int(last or first)}:
+                named[number].add(str(path.relative_to(ROOT)))
+    assert list(steps) == list(range(1, 10))
+    assert [] == [number for number, text in steps.items() if not any(f"`{path}`" in text for path in named[number])]
+
+
 def test_links_lead_somewhere() -> None:
     """Every relative link, and every path in backticks that names a file of ours, exists."""
     missing = set()

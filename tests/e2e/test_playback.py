@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 
 from keymill.ops.demo import browser, loopback, media, prove
@@ -19,6 +20,8 @@ from keymill.ops.demo.stack import Stack, issue_token
 
 SCHEMES = ("cbcs", "cenc")
 LIFETIME_S = 600
+SD_WIDTH = 640
+"""Of the film's lower rendition (keymill/ops/demo/media.py)."""
 REFUSED = (401, 403)  # which of the two is the proxy's own tests' business; the player treats them alike
 SHAKA_LICENSE_REQUEST_FAILED, SHAKA_BAD_HTTP_STATUS, SHAKA_VIDEO_ERROR = 6007, 1001, 3016
 
@@ -34,10 +37,10 @@ def packaged(
     return package(up.up, film, asset=f"playback-{request.param}", scheme=request.param, into=folder)
 
 
-def license_url(up: Stack, packaged: Packaged, *, expires_in_s: int = LIFETIME_S) -> str:
+def license_url(up: Stack, packaged: Packaged, *options: str, expires_in_s: int = LIFETIME_S) -> str:
     """The proxy's door for the film with a token of its own."""
-    organization = up.up.credentials.organization
-    token = issue_token(Path(up.up.data), organization=organization, asset=packaged.asset, expires_in_s=expires_in_s)
+    organization, data = up.up.credentials.organization, Path(up.up.data)
+    token = issue_token(data, *options, organization=organization, asset=packaged.asset, expires_in_s=expires_in_s)
     return prove.license_url(up.up.proxy, organization=organization, asset=packaged.asset, token=token)
 
 
@@ -104,6 +107,32 @@ def test_missing_sound_key_is_seen(up: Stack, packaged: Packaged, chromium: Path
     assert [] == seen.errors
     assert "waitingforkey" in [name for name, _time in seen.events]
     assert not seen.played
+
+
+def test_withheld_tracks_do_not_play(up: Stack, packaged: Packaged, chromium: Path) -> None:
+    """With a token for SD and sound the film plays in SD; the HD key never reaches the player."""
+    seen = play(chromium, packaged, license_url(up, packaged, "--tracks", "SD,AUDIO"))
+    assert [] == seen.errors
+    assert seen.played
+    assert SD_WIDTH == seen.width
+    assert {packaged.kids[label].hex() for label in ("SD", "AUDIO")} == set(seen.statuses)
+
+
+def test_a_policy_denies_and_allows_again(up: Stack, packaged: Packaged, chromium: Path) -> None:
+    """can_play false in the asset's policy refuses the license, with its own reason; policy 0 gives it again."""
+    asset = f"{up.up.gateway}/v1/organizations/demo/assets/{packaged.asset}/policy?wait=1"
+    headers = {"Authorization": f"Bearer {up.up.credentials.api_key}"}
+    with httpx.Client(headers=headers, trust_env=False, timeout=30) as api:
+        policies = f"{up.up.gateway}/v1/organizations/demo/policies"
+        denying = api.post(policies, params={"name": "denies"}, json={"can_play": False}).json()["policy_id"]
+        assert api.post(asset, json={"policy_id": denying}).status_code == 201
+        try:
+            seen = play(chromium, packaged, license_url(up, packaged), settle_s=1.0)
+        finally:
+            assert api.post(asset, json={"policy_id": 0}).status_code == 201
+    assert "playback_denied" == json.loads(seen.errors[0].data[0]["data"][2])["code"]
+    assert (0, False) == (seen.frames, seen.played)
+    assert play(chromium, packaged, license_url(up, packaged)).played
 
 
 def flip_a_bit(keys: list[dict[str, str]]) -> list[dict[str, str]]:

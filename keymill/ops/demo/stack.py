@@ -93,10 +93,10 @@ def running(
         _stop(process)
 
 
-def issue_token(data: Path, *, organization: str, asset: str, expires_in_s: int) -> str:
+def issue_token(data: Path, *options: str, organization: str, asset: str, expires_in_s: int) -> str:
     """A player token from `keymill token issue`; negative *expires_in_s* makes one that has expired already."""
-    options = ["--data", str(data), "--organization", organization, "--asset", asset, "--expires-in", str(expires_in_s)]
-    command = [*KEYMILL, "token", "issue", *options]
+    scope = ["--data", str(data), "--organization", organization, "--asset", asset, "--expires-in", str(expires_in_s)]
+    command = [*KEYMILL, "token", "issue", *scope, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not done.stdout.strip():
         raise Misconfigured(f"keymill token issue ended with exit code {done.returncode}: {done.stderr.strip()[-500:]}")

@@ -21,7 +21,7 @@ from keymill.ops.demo.stack import Stack, issue_token
 SCHEMES = ("cbcs", "cenc")
 LIFETIME_S = 600
 SD_WIDTH = 640
-"""Of the film's lower rendition (keymill/ops/demo/media.py)."""
+"""Of the lower rendition: HEIGHTS of keymill/ops/demo/media.py at 16:9."""
 REFUSED = (401, 403)  # which of the two is the proxy's own tests' business; the player treats them alike
 SHAKA_LICENSE_REQUEST_FAILED, SHAKA_BAD_HTTP_STATUS, SHAKA_VIDEO_ERROR = 6007, 1001, 3016
 

@@ -93,12 +93,17 @@ class GatewaySettings(HttpSettings):
 
     gateway_port: int = Field(8080, ge=0, le=65535, description="port of the control-plane API; 0 takes a free one")
     wait_s: float = Field(
-        10.0, ge=0, le=60, description="seconds that ?wait=1 waits for the record before it answers 202"
+        10.0, ge=0, le=60, description="seconds a request waits for its record; then ?wait=1 is 202, a policy's 503"
     )
     packager_wait_s: float = Field(
         50.0, ge=1, le=55, description="seconds a packager's key request waits; Shaka Packager gives up at 60"
     )
     max_body_bytes: int = Field(1_000_000, ge=1024, le=1_048_576, description="bytes, largest request body")
+    ncp_regions: str = Field(
+        "KR",
+        pattern=r"^[A-Za-z0-9_-]+(,[A-Za-z0-9_-]+)*$",
+        description="values of x-ncp-region_code that NAVER's policy API takes, comma-separated",
+    )
 
 
 class ProxySettings(HttpSettings):
@@ -158,10 +163,7 @@ class UpSettings(ProcessorSettings, GatewaySettings, ProxySettings):
     """`keymill up`: all programs on one machine."""
 
     port_base: int = Field(
-        0,
-        ge=0,
-        le=65000,
-        description="first of the ports taken (Kafka, controller, gateway, proxy, processor); 0 takes free ones",
+        0, ge=0, le=65000, description="first port: Kafka, controller, gateway, proxy, processors; 0 takes free ones"
     )
     processors: int = Field(1, ge=1, le=8, description="processors that `keymill up` runs")
 

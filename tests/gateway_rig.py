@@ -1,11 +1,13 @@
 """A gateway and a processor as processes beside a real broker, with one organization, its API key and its signer."""
 
 import base64
+import hashlib
+import hmac
 import json
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +15,10 @@ from typing import Any
 import httpx
 
 from keymill.gateway.dialects import widevine
-from keymill.kafka.admin import create_topics, require_topics
-from keymill.kafka.producer import Publisher
+from keymill.kafka.admin import create_topics
 from keymill.ops.credentials import Created, Kind, create_credential, create_organization
 from keymill.ops.supervise import Child
 from keymill.secret import Secret
-from schemas import topics
-from schemas.codec import encode
-from schemas.ids import scoped_key
-from schemas.policy import Policy
-from schemas.records import PolicyRecord, PolicyState
-from schemas.values import LogPosition
 
 ORGANIZATION = "acme"
 PARTITIONS = 4
@@ -37,6 +32,7 @@ class Rig:
     data: Path
     key: Created
     signer: Created
+    ncp: Created
     gateway: Child
     processor: Child
     client: httpx.Client
@@ -52,6 +48,40 @@ class Rig:
     def get(self, asset: str) -> httpx.Response:
         """GET an asset."""
         return self.client.get(f"/v1/organizations/{ORGANIZATION}/assets/{asset}")
+
+    def make_policy(self, document: Mapping[str, Any] | None = None) -> int:
+        """A new policy's id."""
+        path = f"/v1/organizations/{ORGANIZATION}/policies"
+        answer = self.client.post(path, params={"name": "test"}, json=document or {"can_play": True})
+        assert answer.status_code == 201, answer.text
+        made: int = answer.json()["policy_id"]
+        return made
+
+    def ncp_call(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        credential: Created | None = None,
+        region: str = "KR",
+        **headers: str,
+    ) -> httpx.Response:
+        """A signed request of NAVER's policy API; *path* is the target as it goes over the wire."""
+        secrets = (credential or self.ncp).secrets
+        stamp, key = str(time.time_ns() // 1_000_000), secrets["ncp_access_key"]
+        message = f"{method} {path}\n{stamp}\n{key}".encode()
+        digest = hmac.new(secrets["ncp_secret_key"].encode(), message, hashlib.sha256).digest()
+        signed = {
+            "x-ncp-apigw-timestamp": stamp,
+            "x-ncp-iam-access-key": key,
+            "x-ncp-apigw-signature-v2": base64.b64encode(digest).decode(),
+            "x-ncp-region_code": region,
+            "content-type": "application/json",
+        }
+        given = {name.replace("_", "-"): text for name, text in headers.items()}
+        content = body if isinstance(body, bytes) else json.dumps(body).encode() if body is not None else b""
+        return httpx.request(method, self.gateway.url + path, content=content, headers=signed | given, timeout=30)
 
     def ask_keys(self, inner: Mapping[str, Any] | bytes, *, signer: Mapping[str, str] | None = None) -> dict[str, Any]:
         """A packager's request, chunked and signed; returns the inner answer."""
@@ -79,7 +109,7 @@ def running(bootstrap: str, data: Path) -> Iterator[Rig]:
     create_organization(bootstrap, data / "keys.json", "other")
     key = create_credential(bootstrap, data / "keys.json", ORGANIZATION, Kind.API_KEY, "tests")
     signer = create_credential(bootstrap, data / "keys.json", ORGANIZATION, Kind.WIDEVINE_SIGNER, "packager")
-    store_policy(bootstrap, 1)
+    ncp = create_credential(bootstrap, data / "keys.json", ORGANIZATION, Kind.NCP, "console")
     environment = {"KEYMILL_BOOTSTRAP": bootstrap, "KEYMILL_DATA": str(data), "KEYMILL_MAP_SIZE_GIB": "1"}
     processor = Child("processor", ["processor"], environment)
     gateway = Child("gateway", ["gateway"], environment | {"KEYMILL_GATEWAY_PORT": "0", "KEYMILL_WAIT_S": "5"})
@@ -91,31 +121,14 @@ def running(bootstrap: str, data: Path) -> Iterator[Rig]:
             child.wait_ready()
         headers = {"authorization": f"Bearer {key.secrets['api_key']}"}
         with httpx.Client(base_url=gateway.url, headers=headers, timeout=30) as client:
-            yield Rig(bootstrap, data, key, signer, gateway, processor, client)
+            rig = Rig(bootstrap, data, key, signer, ncp, gateway, processor, client)
+            assert rig.make_policy() == 1
+            yield rig
     finally:
         for child in (gateway, processor):
             child.signal_stop()
         for child in (gateway, processor):
             child.wait_stopped(time.monotonic() + 25)
-
-
-def store_policy(bootstrap: str, policy_id: int, state: PolicyState = PolicyState.READY) -> None:
-    """Put a policy record where the processor will, once policies have an API."""
-    record = PolicyRecord(
-        organization=ORGANIZATION,
-        policy_id=policy_id,
-        version=1,
-        state=state,
-        name="test",
-        policy=Policy(can_play=True),
-        applied=LogPosition(generation=0, offset=policy_id),
-        created=1,
-        changed=1,
-    )
-    topic = topics.POLICIES.name
-    partitions = {topic: require_topics(bootstrap, [topic])[topic].partitions}
-    with closing(Publisher(bootstrap, partitions)) as publisher:
-        publisher.flush_all([publisher.send(topic, scoped_key(ORGANIZATION, str(policy_id)), encode(record))])
 
 
 @contextmanager

@@ -134,10 +134,12 @@ def request_hash(operation: str, organization: str, asset: str, body: Body) -> b
 
 def event_id_of(organization: str, asset: str, idempotency_key: str) -> str:
     """The event id of an idempotency key (1 to 255 printable ASCII characters); keys are per asset."""
-    if not (0 < len(idempotency_key) <= 255 and idempotency_key.isascii() and idempotency_key.isprintable()):
-        raise InvalidRecord("Idempotency-Key must be 1 to 255 printable ASCII characters", field="Idempotency-Key")
-    digest = hashlib.sha256(canonical("keymill/idempotency/v1", organization, asset, idempotency_key))
-    return f"i-{digest.hexdigest()[:40]}"
+    return _id_of("keymill/idempotency/v1", idempotency_key, organization, asset)
+
+
+def policy_request_id_of(organization: str, idempotency_key: str) -> str:
+    """The request id of an idempotency key of a policy change; keys are per organization."""
+    return _id_of("keymill/policy-idempotency/v1", idempotency_key, organization)
 
 
 def event_time_of(body: Body, now_ms: int) -> int:
@@ -172,6 +174,13 @@ def event_body_of(body: Body, to_version: Callable[[], int]) -> AssetEventBody:
     raise TypeError(f"{type(body).__name__} is no request")
 
 
+def _id_of(purpose: str, idempotency_key: str, *scope: str) -> str:
+    if not (0 < len(idempotency_key) <= 255 and idempotency_key.isascii() and idempotency_key.isprintable()):
+        raise InvalidRecord("Idempotency-Key must be 1 to 255 printable ASCII characters", field="Idempotency-Key")
+    digest = hashlib.sha256(canonical(purpose, *scope, idempotency_key))
+    return f"i-{digest.hexdigest()[:40]}"
+
+
 def _ingested(body: IngestBody) -> AssetIngested:
     ids.check_asset(body.asset_id, "asset_id")
     wishes = None if body.tracks is None else tuple(_wish(track) for track in body.tracks)
@@ -182,8 +191,8 @@ def _ingested(body: IngestBody) -> AssetIngested:
         key_version=body.key_version,
         policy_id=body.policy_id,
         product_id=body.product_id,
-        available_from=_ms(body.available_from, "available_from"),
-        available_until=_ms(body.available_until, "available_until"),
+        available_from=epoch_ms(body.available_from, "available_from"),
+        available_until=epoch_ms(body.available_until, "available_until"),
         salt=body.salt,
     )
 
@@ -195,7 +204,7 @@ def _wish(track: str | TrackBody) -> TrackWish:
 
 def _normal(body: B) -> B:
     changes: dict[str, Any] = {
-        name: _ms(value, name)
+        name: epoch_ms(value, name)
         for name in ("event_time", "available_from", "available_until")
         if (value := getattr(body, name, None)) is not None
     }
@@ -212,7 +221,8 @@ def _track(track: str | TrackBody) -> TrackBody:
     return TrackBody(track_type=(track.track_type or track.label or "").upper(), scheme=track.scheme)
 
 
-def _ms(value: Time | None, field: str) -> int | None:
+def epoch_ms(value: Time | None, field: str) -> int | None:
+    """A time as epoch ms; refused without an offset, or outside of the years 1970 to 9999."""
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise InvalidRecord(f"{field} must have an offset, such as Z", field=field)

@@ -11,13 +11,16 @@ from starlette.responses import HTMLResponse, Response
 
 from keymill.core.bodies import IngestBody, PolicyBody, RestoreBody, RevokeBody, RotateBody
 from keymill.errors import KeymillError
-from keymill.gateway import openapi
+from keymill.gateway import openapi, openapi_naver, openapi_policies
 from keymill.gateway.answers import AssetAnswer
 from keymill.gateway.assets import Assets
+from keymill.gateway.dialects.naver_route import PREFIX, NaverApi, error_of, handles
 from keymill.gateway.dialects.widevine_route import WidevineDoor
+from keymill.gateway.entitlements import Entitlements
+from keymill.gateway.policy_api import PolicyApi
 from keymill.gateway.service import Service
 from keymill.http.health import health_routes
-from keymill.http.problems import HANDLERS
+from keymill.http.problems import HANDLERS, problem_of
 from keymill.snapshot import gauges
 from keymill.snapshot.follower import Follower
 from keymill.snapshot.reader import SnapshotReader
@@ -28,6 +31,8 @@ VIEW: Final = tuple(
 )
 OBSERVE_S: Final = 1.0
 ASSET: Final = "/v1/organizations/{organization}/assets/{asset}"
+POLICIES: Final = "/v1/organizations/{organization}/policies"
+ENTITLEMENT: Final = "/v1/organizations/{organization}/entitlements/{user}/{product}"
 
 
 class CaughtUp:
@@ -74,7 +79,7 @@ def build_app(service: Service, follower: Follower) -> FastAPI:
         version="1",
         description="Asset events in, key identities out. The gateway says events and reads a view; it makes no keys.",
         lifespan=span,
-        exception_handlers=HANDLERS,
+        exception_handlers=_HANDLERS,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -92,6 +97,7 @@ def build_app(service: Service, follower: Follower) -> FastAPI:
 
 def _add_routes(app: FastAPI, service: Service) -> None:
     assets, door = Assets(service), WidevineDoor(service)
+    policies, naver, entitlements = PolicyApi(service), NaverApi(service), Entitlements(service)
     _add(app, "POST", ASSET.removesuffix("/{asset}"), assets.ingest, openapi.writing(IngestBody))
     _add(app, "GET", ASSET, assets.show, openapi.reading(AssetAnswer))
     _add(app, "POST", f"{ASSET}/rotate", assets.rotate, openapi.writing(RotateBody))
@@ -99,6 +105,18 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     _add(app, "POST", f"{ASSET}/revoke", assets.revoke, openapi.writing(RevokeBody))
     _add(app, "POST", f"{ASSET}/restore", assets.restore, openapi.writing(RestoreBody))
     _add(app, "POST", "/widevine/{organization}", door.answer, openapi.packaging())
+    _add(app, "POST", POLICIES, policies.create, openapi_policies.creating())
+    _add(app, "GET", POLICIES, policies.index, openapi_policies.listing())
+    _add(app, "GET", f"{POLICIES}/{{policy_id}}", policies.show, openapi_policies.showing())
+    _add(app, "PUT", f"{POLICIES}/{{policy_id}}", policies.replace, openapi_policies.replacing())
+    _add(app, "DELETE", f"{POLICIES}/{{policy_id}}", policies.delete, openapi_policies.deleting())
+    _add(app, "PUT", ENTITLEMENT, entitlements.put, openapi_policies.entitling())
+    _add(app, "DELETE", ENTITLEMENT, entitlements.delete, openapi_policies.disentitling())
+    _add(app, "POST", PREFIX, naver.create, openapi_naver.creating())
+    _add(app, "GET", PREFIX, naver.index, openapi_naver.listing())
+    _add(app, "GET", f"{PREFIX}/{{policy_id}}", naver.show, openapi_naver.showing())
+    _add(app, "PUT", f"{PREFIX}/{{policy_id}}", naver.replace, openapi_naver.replacing())
+    _add(app, "DELETE", f"{PREFIX}/{{policy_id}}", naver.delete, openapi_naver.deleting())
 
 
 def _add(app: FastAPI, method: str, path: str, handler: Callable[..., Any], extra: openapi.Json) -> None:
@@ -112,6 +130,14 @@ def _add(app: FastAPI, method: str, path: str, handler: Callable[..., Any], extr
         response_class=Response,
         openapi_extra=extra,
     )
+
+
+def _worded(request: Request, error: Exception) -> Response:
+    """The answer to an error, in the form of the interface that was asked."""
+    return error_of(error) if handles(request) else problem_of(error)
+
+
+_HANDLERS: Final[dict[Any, Any]] = dict.fromkeys(HANDLERS, _worded)
 
 
 async def _observe(reader: SnapshotReader) -> None:

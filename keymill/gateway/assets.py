@@ -31,6 +31,7 @@ from keymill.core.bodies import (
 )
 from keymill.errors import Conflict
 from keymill.gateway.answers import AcceptedAnswer, asset_answer, lacks_keys, provisioned_answer
+from keymill.gateway.assignment import check_assignment
 from keymill.gateway.auth import authenticate
 from keymill.gateway.requests import Asked, asked_by, flag, read_limited
 from keymill.gateway.service import Service
@@ -151,7 +152,7 @@ class Assets:
             organization=wanted.organization,
             asset=wanted.asset,
             event_id=wanted.event_id,
-            partition=self._service.intake.partition_of(wanted.organization, wanted.asset),
+            partition=self._service.intake.partition_of(ids.asset_key(wanted.organization, wanted.asset)),
             position=at,
         )
 
@@ -164,7 +165,7 @@ class Assets:
         if isinstance(body, RotateBody) and body.to_version is None:
             to_version = await service.next_version(wanted.organization, wanted.asset)
         if isinstance(body, IngestBody | PolicyBody):
-            service.require_policy(wanted.organization, body.policy_id)
+            await check_assignment(service, wanted.organization, wanted.asset, body)
         return AssetEvent(
             organization=wanted.organization,
             asset=wanted.asset,

@@ -1,4 +1,4 @@
-"""The gateway's way into the asset log: one event, acknowledged, with its request id in the header."""
+"""The gateway's ways into the logs: one event, acknowledged, with its request id in the header."""
 
 from collections import OrderedDict
 from typing import Final
@@ -8,63 +8,69 @@ from keymill.gateway.waiting import Published
 from keymill.kafka.producer import Outgoing, Publisher
 from schemas import topics
 from schemas.codec import encode
-from schemas.events import AssetEvent
+from schemas.events import AssetEvent, PolicyChange
 from schemas.ids import asset_key
+from schemas.topics import Topic
 from schemas.values import LogPosition
 
 REMEMBERED: Final = 10_000
 """Assets whose last event, and events whose request, is remembered: about 10 MB."""
+Event = AssetEvent | PolicyChange
 
 
 class Intake:
     """
-    Publishes asset events, and remembers the last one of each asset.
+    Publishes asset events or policy changes, and remembers the last one of each asset or organization.
 
     Args:
-        partitions, generation: of the asset topic, as adopted.
+        topic: which of the two logs.
+        partitions, generation: of the topic, as adopted.
     """
 
-    def __init__(self, publisher: Publisher, *, partitions: int, generation: int) -> None:
+    def __init__(self, publisher: Publisher, *, topic: Topic, partitions: int, generation: int) -> None:
         self._publisher = publisher
+        self._topic = topic
         self._partitions = partitions
         self._generation = generation
         self._last: OrderedDict[tuple[str, str], Published] = OrderedDict()
         self._by_id: OrderedDict[str, tuple[Published, bytes]] = OrderedDict()
 
-    def partition_of(self, organization: str, asset: str) -> int:
-        """The partition of an asset's events and records."""
-        return topics.partition_of(topics.ASSETS, asset_key(organization, asset), self._partitions)
+    def partition_of(self, record_key: bytes) -> int:
+        """The partition of the events with that record key."""
+        return topics.partition_of(self._topic, record_key, self._partitions)
 
-    def last(self, organization: str, asset: str) -> Published | None:
-        """The last event of an asset that this gateway published, if it is among the remembered ones."""
+    def last(self, organization: str, asset: str = "") -> Published | None:
+        """The last event of an asset, or change of an organization, that this gateway published and remembers."""
         return self._last.get((organization, asset))
 
     def repeat_of(self, event_id: str) -> tuple[Published, bytes] | None:
         """The event of that id and its request's hash, while the view may not have it yet."""
         return self._by_id.get(event_id)
 
-    async def publish(self, event: AssetEvent) -> Published:
+    async def publish(self, event: Event) -> Published:
         """
         Publish; returns when the broker has it.
 
         Raises:
             Unavailable: not acknowledged in time; it may be in the log all the same.
         """
-        partition = self.partition_of(event.organization, event.asset)
+        record_key, asset, event_id = _named(event)
+        partition = self.partition_of(record_key)
         request_id = telemetry.request_id.get()
         outgoing = Outgoing(
-            topic=topics.ASSETS.name,
-            record_key=asset_key(event.organization, event.asset),
+            topic=self._topic.name,
+            record_key=record_key,
             value=encode(event),
             headers=((telemetry.REQUEST_ID_HEADER, request_id.encode("ascii")),) if request_id else (),
             partition=partition,
         )
         (offset,) = await self._publisher.publish([outgoing])
-        telemetry.PUBLISHED.labels(topics.ASSETS.name).inc()
+        telemetry.PUBLISHED.labels(self._topic.name).inc()
         published = Published(
             organization=event.organization,
-            asset=event.asset,
-            event_id=event.event_id,
+            asset=asset,
+            event_id=event_id,
+            topic=self._topic.name,
             partition=partition,
             position=LogPosition(generation=self._generation, offset=offset),
         )
@@ -85,3 +91,10 @@ class Intake:
         for memory in (self._last, self._by_id):
             if len(memory) > REMEMBERED:
                 memory.popitem(last=False)
+
+
+def _named(event: Event) -> tuple[bytes, str, str | None]:
+    """Record key, asset and event or request id."""
+    if isinstance(event, AssetEvent):
+        return asset_key(event.organization, event.asset), event.asset, event.event_id
+    return event.organization.encode("ascii"), "", event.request_id

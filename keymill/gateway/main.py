@@ -1,5 +1,6 @@
 """The gateway as a program."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from keymill import telemetry
@@ -19,8 +20,12 @@ from keymill.kms.keyring import Keyring
 from keymill.snapshot.follower import Follower
 from keymill.snapshot.reader import SnapshotReader
 from schemas import topics
+from schemas.records import TopicAdopted
+from schemas.topics import Topic
 
 GIB: Final = 1 << 30
+WRITTEN: Final = (topics.ASSETS, topics.POLICY_CHANGES)
+"""Besides entitlements, which are in the view."""
 
 
 def run(settings: GatewaySettings) -> int:
@@ -36,7 +41,7 @@ def run(settings: GatewaySettings) -> int:
     if not settings.bootstrap:
         raise Misconfigured("bootstrap (KEYMILL_BOOTSTRAP) is empty: name the Kafka brokers, or run `keymill up`")
     keyring = Keyring(KeyFile(settings.keys_path))
-    adopted = require_topics(settings.bootstrap, [*VIEW, topics.ASSETS.name, topics.DEAD_LETTERS.name])
+    adopted = require_topics(settings.bootstrap, [*VIEW, *(topic.name for topic in WRITTEN), topics.DEAD_LETTERS.name])
     bound = listen(settings.host, settings.gateway_port)
     folder = settings.data / "views" / "gateway"
     client = {"bootstrap.servers": settings.bootstrap}
@@ -47,17 +52,14 @@ def run(settings: GatewaySettings) -> int:
     readiness = Readiness(
         CaughtUp(reader, follower), lambda: None if letters.alive() else "the dead letters are not followed"
     )
-    assets = adopted[topics.ASSETS.name]
     publisher = Publisher(settings.bootstrap, {name: topic.partitions for name, topic in adopted.items()})
     publisher.start()
-    service = Service(
-        settings=settings,
-        reader=reader,
-        intake=Intake(publisher, partitions=assets.partitions, generation=assets.generation),
-        letters=letters,
-        waiter=waiter,
-        keyring=keyring,
-        readiness=readiness,
-    )
+    intake, changes = (_intake(publisher, topic, adopted) for topic in WRITTEN)
+    service = Service(settings, reader, intake, changes, publisher, letters, waiter, keyring, readiness)
     app = dress(build_app(service, follower), program="gateway")
     return serve(app, settings=settings, bound=bound, readiness=readiness, on_stop=waiter.stop)
+
+
+def _intake(publisher: Publisher, topic: Topic, adopted: Mapping[str, TopicAdopted]) -> Intake:
+    taken = adopted[topic.name]
+    return Intake(publisher, topic=topic, partitions=taken.partitions, generation=taken.generation)

@@ -7,8 +7,10 @@ from typing import Any, Final
 import msgspec
 
 from keymill.core import bodies
-from keymill.gateway import answers
-from keymill.gateway.dialects import widevine
+from keymill.core.formats import azure_document, naver_document
+from keymill.gateway import answers, entitlements, policy_answers
+from keymill.gateway.dialects import naver, widevine
+from schemas.policy import Policy
 
 REF: Final = "#/components/schemas/{name}"
 Json = dict[str, Any]
@@ -37,13 +39,34 @@ TYPES: Final = (
     answers.AssetAnswer,
     widevine.Envelope,
     widevine.Answer,
+    Policy,
+    azure_document.Document,
+    naver_document.PolicyRequest,
+    policy_answers.StoredPolicy,
+    policy_answers.DeletedPolicy,
+    policy_answers.PolicyDetail,
+    policy_answers.PolicyList,
+    policy_answers.EntitlementAnswer,
+    entitlements.EntitlementBody,
+    naver.NaverPolicy,
+    naver.NaverPage,
+    naver.NaverError,
     Problem,
 )
+SECURITY: Final = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "ncp": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "x-ncp-apigw-signature-v2",
+        "description": "with x-ncp-apigw-timestamp and x-ncp-iam-access-key, as docs/policies.md says",
+    },
+}
 _PROBLEMS: Final = {
     "400": "the body or a parameter breaks its format; `field` names it",
     "401": "no known, unrevoked API key",
     "403": "the API key is another organization's",
-    "404": "the organization has no such asset",
+    "404": "the organization has no such asset or policy",
     "409": "it contradicts an earlier request or event",
     "413": "the body is too large",
     "422": "understood, but it cannot be done",
@@ -55,42 +78,52 @@ def reading(answer: type[Any]) -> Json:
     """`openapi_extra` of a GET."""
     return {
         "security": [{"bearer": []}],
-        "responses": {"200": _content(answer, "what the gateway's view holds")} | _problems("401", "403", "404", "503"),
+        "responses": {"200": content(answer, "what the gateway's view holds")} | problems("401", "403", "404", "503"),
     }
 
 
 def writing(body: type[Any]) -> Json:
     """`openapi_extra` of a POST that publishes an event."""
-    wait = {"type": "string", "enum": ["0", "1"], "default": "0"}
     return {
         "security": [{"bearer": []}],
         "parameters": [
-            {"name": "wait", "in": "query", "schema": wait, "description": "1 waits for the records and answers 201"},
-            {
-                "name": "Idempotency-Key",
-                "in": "header",
-                "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-                "description": "the same key and body, for one asset, have one effect",
-            },
+            switch("wait", "1 waits for the records and answers 201"),
+            idempotency_key("asset"),
         ],
         "requestBody": {
             "required": body in (bodies.IngestBody, bodies.PolicyBody),
-            "content": {"application/json": {"schema": _ref(body)}},
+            "content": {"application/json": {"schema": ref(body)}},
         },
         "responses": {
-            "201": _content(answers.ProvisionedAnswer, "with wait=1: the event's records are in the view"),
-            "202": _content(answers.AcceptedAnswer, "the event is in the log"),
+            "201": content(answers.ProvisionedAnswer, "with wait=1: the event's records are in the view"),
+            "202": content(answers.AcceptedAnswer, "the event is in the log"),
         }
-        | _problems(*(status for status in _PROBLEMS if status != "404" or body is not bodies.IngestBody)),
+        | problems(*(status for status in _PROBLEMS if status != "404" or body is not bodies.IngestBody)),
     }
 
 
 def packaging() -> Json:
     """`openapi_extra` of the packager door."""
     return {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(widevine.Envelope)}}},
-        "responses": {"200": _content(widevine.Answer, "base64 of JSON: status, and tracks with keys when it is OK")}
-        | _problems("400", "413"),
+        "requestBody": {"required": True, "content": {"application/json": {"schema": ref(widevine.Envelope)}}},
+        "responses": {"200": content(widevine.Answer, "base64 of JSON: status, and tracks with keys when it is OK")}
+        | problems("400", "413"),
+    }
+
+
+def switch(name: str, description: str) -> Json:
+    """A query parameter that is 1 or 0."""
+    schema = {"type": "string", "enum": ["0", "1"], "default": "0"}
+    return {"name": name, "in": "query", "schema": schema, "description": description}
+
+
+def idempotency_key(scope: str) -> Json:
+    """The header that makes a request safe to repeat."""
+    return {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+        "description": f"the same key and body, for one {scope}, have one effect",
     }
 
 
@@ -104,7 +137,7 @@ def completed(make: Callable[[], Json]) -> Callable[[], Json]:
             _, schemas = msgspec.json.schema_components(TYPES, ref_template=REF)
             components = document.setdefault("components", {})
             components["schemas"] = schemas
-            components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+            components["securitySchemes"] = SECURITY
             for each in _operations(document):
                 _drop_defaults(each["responses"])
             made.append(document)
@@ -152,9 +185,10 @@ def _rows(operation: Json) -> list[str]:
 
 
 def _link(described: Json) -> str:
-    for content in described.get("content", {}).values():
-        name = content["schema"]["$ref"].rpartition("/")[2]
-        return f'<a href="#{name}">{name}</a>'
+    for each in described.get("content", {}).values():
+        refs = [schema["$ref"] for schema in each["schema"].get("anyOf", [each["schema"]])]
+        names = [ref.rpartition("/")[2] for ref in refs]
+        return " or ".join(f'<a href="#{name}">{name}</a>' for name in names)
     return ""
 
 
@@ -172,14 +206,17 @@ def _operations(document: Json) -> list[Json]:
     return [operation for operations in document["paths"].values() for operation in operations.values()]
 
 
-def _ref(kind: type[Any]) -> Json:
+def ref(kind: type[Any]) -> Json:
+    """Where a struct's schema stands."""
     return {"$ref": REF.format(name=kind.__name__)}
 
 
-def _content(kind: type[Any], description: str) -> Json:
-    return {"description": description, "content": {"application/json": {"schema": _ref(kind)}}}
+def content(kind: type[Any], description: str) -> Json:
+    """A response whose body is a struct."""
+    return {"description": description, "content": {"application/json": {"schema": ref(kind)}}}
 
 
-def _problems(*statuses: str) -> Json:
-    schema = {"application/problem+json": {"schema": _ref(Problem)}}
+def problems(*statuses: str) -> Json:
+    """Responses that are problem documents."""
+    schema = {"application/problem+json": {"schema": ref(Problem)}}
     return {status: {"description": _PROBLEMS[status], "content": schema} for status in statuses}

@@ -8,12 +8,12 @@ from keymill.config import GatewaySettings
 from keymill.errors import NotReady, UnknownKey
 from keymill.gateway.deadletters import DeadLetters
 from keymill.gateway.intake import Intake
-from keymill.gateway.waiting import Published, Settled, Waiter
+from keymill.gateway.waiting import Published, Settled, Waiter, settled
 from keymill.http.health import Readiness
-from keymill.http.problems import HttpReject
+from keymill.kafka.producer import Publisher
 from keymill.kms.keyring import Keyring
 from keymill.snapshot.reader import SnapshotReader
-from schemas.records import AssetRecord, DeadLetter, PolicyState
+from schemas.records import AssetRecord, DeadLetter
 
 APPEAR_S: Final = 0.5
 """What an asset may take to appear before it is unknown: another gateway may have accepted it."""
@@ -21,11 +21,13 @@ APPEAR_S: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One gateway, as its endpoints see it."""
+    """One gateway, as its endpoints see it: `intake` leads into the asset log, `changes` into the policies'."""
 
     settings: GatewaySettings
     reader: SnapshotReader
     intake: Intake
+    changes: Intake
+    publisher: Publisher
     letters: DeadLetters
     waiter: Waiter
     keyring: Keyring
@@ -33,7 +35,12 @@ class Service:
 
     async def outcome(self, event: Published, wait_s: float) -> Settled | DeadLetter | None:
         """What became of an event within *wait_s*."""
-        return await self.waiter.outcome(event, self.letters, time.monotonic() + wait_s)
+        return await self.waiter.outcome(
+            event,
+            self.letters,
+            time.monotonic() + wait_s,
+            lambda: settled(event, self.reader.asset(event.organization, event.asset)),
+        )
 
     async def known(self, organization: str, asset: str) -> AssetRecord | None:
         """
@@ -73,21 +80,3 @@ class Service:
                 f"organization {organization} has no asset {asset}", field="asset_id", code="unknown_asset"
             )
         return NotReady("the view is behind the log, so an asset that it lacks may exist")
-
-    def require_policy(self, organization: str, policy_id: int | None) -> None:
-        """
-        Refuse the assignment of a policy that does not exist or takes no more assignments.
-
-        Raises:
-            HttpReject: 422 `policy_unknown`.
-            NotReady: the view is behind, so a policy that it lacks may exist.
-        """
-        if policy_id is None or policy_id == 0:
-            return
-        stored = self.reader.policy(organization, policy_id)
-        if stored is not None and stored.state is PolicyState.READY:
-            return
-        if stored is None and not self.reader.state().live:
-            raise NotReady("the view is behind the log, so a policy that it lacks may exist")
-        message = f"organization {organization} has no policy {policy_id} that can be assigned"
-        raise HttpReject(422, "policy_unknown", message, field="policy_id")

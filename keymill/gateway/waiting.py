@@ -23,11 +23,12 @@ IDLE_S: Final = 0.25
 
 
 class Published(Record, frozen=True, kw_only=True):
-    """An event that the broker has."""
+    """An event that the broker has; `asset` is empty, and `event_id` the request id, where it is a policy change."""
 
     organization: str
-    asset: str
+    asset: str = ""
     event_id: str | None
+    topic: str = topics.ASSETS.name
     partition: int
     position: LogPosition
 
@@ -65,12 +66,13 @@ class Waiter:
             if self._txn() == txn:
                 await self._sleep(txn, min(left, IDLE_S))
 
-    async def outcome(self, event: Published, letters: DeadLetters, deadline: float) -> Settled | DeadLetter | None:
-        """What became of an event: its asset with it, its dead letter, or None when neither came in time."""
+    async def outcome(
+        self, event: Published, letters: DeadLetters, deadline: float, effect: Callable[[], T | None]
+    ) -> T | DeadLetter | None:
+        """What became of an event: what *effect* finds, its dead letter, or None when neither came in time."""
 
-        def look() -> Settled | DeadLetter | None:
-            letter = letters.find(topics.ASSETS.name, event.partition, event.position.offset)
-            return letter or settled(event, self._reader.asset(event.organization, event.asset))
+        def look() -> T | DeadLetter | None:
+            return letters.find(event.topic, event.partition, event.position.offset) or effect()
 
         return await self.until(look, deadline)
 

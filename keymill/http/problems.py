@@ -7,7 +7,7 @@ whatever else is raised becomes a 500 without detail, and its trace goes to the 
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -67,22 +67,38 @@ def problem(
     return Response(content, status, dict(headers or {}) | {"cache-control": "no-store"}, MEDIA_TYPE)
 
 
-def problem_of(error: Exception) -> Response:
-    """The answer to an error: its own words when it is ours and no fault of this program, else 500 without detail."""
+class Told(NamedTuple):
+    """What a caller is told of an error."""
+
+    status: int
+    code: str
+    detail: str
+    field: str = ""
+    headers: Mapping[str, str] | None = None
+
+
+def describe(error: Exception) -> Told:
+    """An error's own words when it is ours and no fault of this program, else 500 without detail and a log entry."""
     match error:
         case HttpReject():
-            return problem(error.status, error.code, str(error), headers=error.headers, field=error.field)
+            return Told(error.status, error.code, str(error), error.field, error.headers)
         case Reject():
-            return problem(status_of(error), error.code, str(error), field=error.field)
+            return Told(status_of(error), error.code, str(error), error.field)
         case Retry():
-            return problem(503, error.code, str(error), headers={"retry-after": str(error.retry_after_s)})
+            return Told(503, error.code, str(error), headers={"retry-after": str(error.retry_after_s)})
         case HTTPException():
             code = HTTPStatus(error.status_code).name.lower()
-            return problem(error.status_code, code, str(error.detail), headers=error.headers)
+            return Told(error.status_code, code, str(error.detail), headers=error.headers)
         case ClientDisconnect():
-            return problem(400, "disconnected", "the caller went away before its body had come")
+            return Told(400, "disconnected", "the caller went away before its body had come")
     log.error("request failed", error=type(error).__name__, exc_info=error)
-    return problem(500, "internal", "the request failed inside keymill; the log names it by its request id")
+    return Told(500, "internal", "the request failed inside keymill; the log names it by its request id")
+
+
+def problem_of(error: Exception) -> Response:
+    """The problem document about an error."""
+    told = describe(error)
+    return problem(told.status, told.code, told.detail, headers=told.headers, field=told.field)
 
 
 def handler(_request: Request, error: Exception) -> Response:

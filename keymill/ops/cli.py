@@ -8,7 +8,19 @@ import typer
 
 from keymill import telemetry
 from keymill.errors import KeymillError
-from keymill.ops import credential, exits, explain, org, programs, replay, service, settings, tokens, topics
+from keymill.ops import (
+    credential,
+    exits,
+    explain,
+    org,
+    policy_commands,
+    programs,
+    replay,
+    service,
+    settings,
+    tokens,
+    topics,
+)
 
 app = typer.Typer(
     name="keymill",
@@ -21,6 +33,7 @@ programs.register(app)
 app.add_typer(topics.app, name="topics", rich_help_panel="Set-up")
 app.add_typer(org.app, name="org", rich_help_panel="Set-up")
 app.add_typer(credential.app, name="credential", rich_help_panel="Set-up")
+app.add_typer(policy_commands.app, name="policy", rich_help_panel="Set-up")
 app.add_typer(service.app, name="service", rich_help_panel="Set-up")
 app.add_typer(tokens.token_key, name="token-key", rich_help_panel="Set-up")
 app.add_typer(tokens.token, name="token", rich_help_panel="Set-up")

@@ -25,13 +25,14 @@ from keymill.core.credentials import (
     token_digest,
 )
 from keymill.core.envelope import wrap_secret
-from keymill.errors import Conflict, InvalidRecord, Misconfigured, UnknownKey
+from keymill.errors import Conflict, Corrupt, InvalidRecord, Misconfigured, UnknownKey
 from keymill.kms.keyfile import KeyFile, add_organization, create_key_file
 from keymill.kms.keyring import Keyring
 from keymill.ops import access
 from keymill.secret import Secret
 from schemas import ids
 from schemas.access import ApiKey, Credential, NcpKey, OrganizationCreated, TokenKey, WidevineSigner
+from schemas.values import check_text
 
 TOKEN_BYTES: Final = 32
 NCP_ACCESS_BYTES: Final = 15
@@ -117,6 +118,28 @@ def create_credential(bootstrap: str, key_file: Path, organization: str, kind: K
         raise Conflict(message, field="name")
     access.publish(bootstrap, [_record(organization, credential, name, body)])
     return Created(organization=organization, credential=credential, kind=kind, secrets=shown)
+
+
+def set_organization(
+    bootstrap: str, organization: str, *, entitlements_required: bool | None = None, provider: str | None = None
+) -> OrganizationCreated:
+    """
+    Change what an organization's record says; None leaves a member as it is, an empty provider is none.
+
+    Every gateway and proxy knows within a second.
+    """
+    held = existing(bootstrap, organization)[ORGANIZATION_ID]
+    body = held.body
+    if not isinstance(body, OrganizationCreated):
+        raise Corrupt(f"the record of organization {organization} holds a {type(body).__name__}")
+    if provider:
+        check_text(provider, "provider")
+    required = body.entitlements_required if entitlements_required is None else entitlements_required
+    named = body.provider if provider is None else provider or None
+    changed = msgspec.structs.replace(body, entitlements_required=required, provider=named)
+    if changed != body:
+        access.publish(bootstrap, [msgspec.structs.replace(held, body=changed)])
+    return changed
 
 
 def revoke_credential(bootstrap: str, organization: str, credential: str, kind: Kind | None = None) -> bool:

@@ -25,9 +25,8 @@ from keymill.kafka.admin import end_offsets
 from keymill.kafka.scan import scan_partition
 from keymill.ops.credentials import Kind, create_credential, revoke_credential
 from schemas import topics
-from schemas.records import PolicyState
 from tests.broker import running_broker
-from tests.gateway_rig import ORGANIZATION, Rig, eventually, paused, running, store_policy
+from tests.gateway_rig import ORGANIZATION, Rig, eventually, paused, running
 
 PROBLEM = "application/problem+json"
 KID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -149,19 +148,13 @@ def test_revoke_restore_and_policy(rig: Rig) -> None:
     assert rig.get("film-8").json()["state"] == "REVOKED"
     assert rig.post("/film-8/restore?wait=1").json()["state"] == "ACTIVE"
     assert rig.post("/film-8/policy?wait=1", {"policy_id": 0}).json()["policy"]["id"] == 0
-    store_policy(rig.bootstrap, 2, PolicyState.DELETED)
+    gone = rig.make_policy()
+    assert rig.client.delete(f"/v1/organizations/{ORGANIZATION}/policies/{gone}").status_code == 200
     before = events(rig)
-    for path, body in (
-        ("/film-8/policy", {"policy_id": 77}),
-        ("", {"asset_id": "film-8", "policy_id": 77}),
-        ("/film-8/policy", {"policy_id": 2}),
-    ):
-        answer = rig.post(path, body)
-        assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (
-            422,
-            "policy_unknown",
-            "policy_id",
-        )
+    for policy_id, refusal in ((77, (422, "policy_unknown")), (gone, (409, "policy_deleted"))):
+        for path, body in (("/film-8/policy", {}), ("", {"asset_id": "film-8"})):
+            answer = rig.post(path, body | {"policy_id": policy_id})
+            assert (answer.status_code, answer.json()["code"]) == refusal and answer.json()["field"] == "policy_id"
     assert events(rig) == before
 
 
@@ -393,6 +386,11 @@ def test_openapi_and_page(rig: Rig) -> None:
             for name in ("rotate", "policy", "revoke", "restore")
         ),
         "/widevine/{organization}",
+        "/v1/organizations/{organization}/policies",
+        "/v1/organizations/{organization}/policies/{policy_id}",
+        "/v1/organizations/{organization}/entitlements/{user}/{product}",
+        "/api/v1/policy",
+        "/api/v1/policy/{policy_id}",
     }
     references = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(document)))
     assert references <= set(document["components"]["schemas"])

@@ -19,10 +19,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from keymill import telemetry
+from keymill.core.assignment import check_tracks
 from keymill.core.credentials import ORGANIZATION_ID, SIGNER_IV_SIZE, SIGNER_KEY_SIZE, signer_identity
 from keymill.core.envelope import unwrap_keys, unwrap_secret
-from keymill.errors import Unavailable
+from keymill.errors import InvalidRecord, Reject, Retry, Unavailable
 from keymill.gateway.answers import period_key
+from keymill.gateway.assignment import policy_to_assign
 from keymill.gateway.dialects import widevine
 from keymill.gateway.dialects.widevine import Asked, PackagedTrack, Refusal, Status
 from keymill.gateway.requests import read_limited
@@ -34,7 +36,7 @@ from schemas import topics
 from schemas.access import WidevineSigner
 from schemas.events import AssetEvent, AssetIngested, TrackWish
 from schemas.ids import key_set_key
-from schemas.records import AssetRecord, AssetState, DeadLetter, KeyRecord, KeyVersion, PolicyState
+from schemas.records import AssetRecord, AssetState, DeadLetter, KeyRecord, KeyVersion
 
 REPUBLISH_S: Final = 0.5
 """Pause before an event is published again that the broker did not acknowledge."""
@@ -93,8 +95,8 @@ class WidevineDoor:
             raise Refusal(Status.ACCESS_DENIED, "the organization is revoked")
 
     async def _find(self, organization: str, asked: Asked, deadline: float) -> tuple[list[Found], bool]:
-        self._require_policy(organization, asked.policy_id)
         asset, found = self._held(organization, asked)
+        self._check_policy(organization, asked, asset)
         if asset is not None and found and asked.policy_id in (None, asset.policy_id):
             return found, True
         published = await self._publish(_event(organization, asked), deadline)
@@ -133,12 +135,18 @@ class WidevineDoor:
             periods = [_complete(_of_period(view, asset, version, index), asked) for index in indexes]
             return asset, [each for period in periods for each in period] if all(periods) else []
 
-    def _require_policy(self, organization: str, policy_id: int | None) -> None:
-        if policy_id in (None, 0):
+    def _check_policy(self, organization: str, asked: Asked, asset: AssetRecord | None) -> None:
+        if asked.policy_id is None or (asset is not None and asked.policy_id == asset.policy_id):
             return
-        stored = self._service.reader.policy(organization, policy_id or 0)
-        if stored is None or stored.state is not PolicyState.READY:
-            raise Refusal(Status.POLICY_UNKNOWN, f"organization {organization} has no policy {policy_id}")
+        try:
+            policy = policy_to_assign(self._service, organization, asked.policy_id)
+            check_tracks(asked.policy_id, policy, asset, asked.labels)
+        except InvalidRecord as error:
+            raise Refusal(Status.INVALID_ARGUMENT, str(error)) from None
+        except Reject as error:
+            raise Refusal(Status.POLICY_UNKNOWN, str(error)) from None
+        except Retry as error:
+            raise Refusal(Status.INTERNAL_ERROR, str(error)) from None
 
     async def _publish(self, event: AssetEvent, deadline: float) -> Published:
         while True:

@@ -1,0 +1,80 @@
+"""
+Entitlements over HTTP: who may play what until when, a record of the compacted topic each; its end is a tombstone.
+
+200 or 204 says that this gateway's own view has it, 202 that the broker does and the view is behind. Both calls may be
+repeated: the last one holds.
+"""
+
+import time
+from typing import Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from keymill import telemetry
+from keymill.core.bodies import Time, epoch_ms, read_json
+from keymill.gateway.answers import rfc3339
+from keymill.gateway.auth import authenticate
+from keymill.gateway.policy_answers import EntitlementAnswer
+from keymill.gateway.requests import read_limited
+from keymill.gateway.service import Service
+from keymill.kafka.producer import Outgoing
+from schemas import topics
+from schemas.access import Entitlement
+from schemas.codec import encode
+from schemas.ids import scoped_key
+
+TOPIC: Final = topics.ENTITLEMENTS
+
+
+class EntitlementBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Until when the user may play the product; for ever if absent."""
+
+    valid_until: Time | None = None
+
+
+class Entitlements:
+    """Handlers over one `Service`."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def put(self, request: Request, organization: str, user: str, product: str) -> Response:
+        """PUT an entitlement."""
+        self._admit(request, organization)
+        data = await read_limited(request, self._service.settings.max_body_bytes)
+        until = epoch_ms(read_json(data or b"{}", EntitlementBody).valid_until, "valid_until")
+        record = Entitlement(organization=organization, user=user, product=product, valid_until=until)
+        answer = EntitlementAnswer(organization=organization, user=user, product=product, valid_until=rfc3339(until))
+        seen = await self._publish(record, encode(record))
+        content = msgspec.json.encode(answer)
+        return Response(content, 200 if seen else 202, {"cache-control": "no-store"}, "application/json")
+
+    async def delete(self, request: Request, organization: str, user: str, product: str) -> Response:
+        """DELETE an entitlement, whether there is one or not."""
+        self._admit(request, organization)
+        record = Entitlement(organization=organization, user=user, product=product)
+        return Response(status_code=204 if await self._publish(record, None) else 202)
+
+    def _admit(self, request: Request, organization: str) -> None:
+        self._service.readiness.require()
+        authenticate(self._service.reader, request.headers.get("authorization", ""), organization)
+
+    async def _publish(self, record: Entitlement, value: bytes | None) -> bool:
+        """Whether the view holds it after the wait; the broker does."""
+        service, key = self._service, scoped_key(record.organization, record.user, record.product)
+        request_id = telemetry.request_id.get()
+        headers = ((telemetry.REQUEST_ID_HEADER, request_id.encode("ascii")),) if request_id else ()
+        outgoing = Outgoing(topic=TOPIC.name, record_key=key, value=value, headers=headers)
+        (offset,) = await service.publisher.publish([outgoing])
+        telemetry.PUBLISHED.labels(TOPIC.name).inc()
+
+        def look() -> bool | None:
+            with service.reader.at_once() as view:
+                next_offsets = view.positions().get(TOPIC.name, {})
+            partition = topics.partition_of(TOPIC, key, max(len(next_offsets), 1))
+            return next_offsets.get(partition, 0) > offset or None
+
+        deadline = time.monotonic() + service.settings.wait_s
+        return await service.waiter.until(look, deadline) is True

@@ -1,7 +1,10 @@
 """The Widevine key API's bytes, against a request that Shaka Packager 3.8.0 sent."""
 
+import asyncio
 import base64
 import json
+import time
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -13,8 +16,13 @@ from keymill.drm import widevine as message
 from keymill.errors import Corrupt, InvalidRecord
 from keymill.gateway.dialects import widevine
 from keymill.gateway.dialects.widevine import Asked, PackagedTrack, Refusal, Status
+from keymill.gateway.dialects.widevine_route import publish_until
+from keymill.gateway.intake import Intake
+from keymill.http.health import Readiness
+from keymill.kafka.producer import Publisher
 from keymill.secret import Secret
-from schemas.events import PeriodRange
+from schemas import topics
+from schemas.events import AssetEvent, AssetIngested, PeriodRange
 from schemas.records import KeyOrigin, TrackKey
 from schemas.values import DEFAULT_LABELS, Scheme
 
@@ -139,3 +147,14 @@ def test_refusal_has_no_tracks() -> None:
     """A status and nothing else."""
     answer = json.loads(widevine.refusal(Status.ACCESS_DENIED))
     assert json.loads(base64.b64decode(answer["response"])) == {"status": "ACCESS_DENIED"}
+
+
+def test_a_packager_is_answered_before_it_gives_up() -> None:
+    """While no broker acknowledges the event, the answer comes at the deadline and not at the publisher's own."""
+    publisher = Publisher("127.0.0.1:9", {topics.ASSETS.name: 12})
+    intake = Intake(publisher, topic=topics.ASSETS, partitions=12, generation=0)
+    event = AssetEvent(organization="acme", asset="film", event_time=0, body=AssetIngested())
+    began = time.monotonic()
+    with closing(publisher), pytest.raises(Refusal, match="did not acknowledge") as caught:
+        asyncio.run(publish_until(began + 0.5, event, intake, Readiness()))
+    assert (Status.INTERNAL_ERROR, True) == (caught.value.status, 0.4 < time.monotonic() - began < 5)

@@ -11,6 +11,7 @@ The packager door: POST /widevine/{organization}.
 Every refusal has a status that the packager knows, and no tracks.
 """
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -27,9 +28,11 @@ from keymill.gateway.answers import period_key
 from keymill.gateway.assignment import policy_to_assign
 from keymill.gateway.dialects import widevine
 from keymill.gateway.dialects.widevine import Asked, PackagedTrack, Refusal, Status
+from keymill.gateway.intake import Intake
 from keymill.gateway.requests import read_limited
 from keymill.gateway.service import Service
 from keymill.gateway.waiting import Published, settled
+from keymill.http.health import Readiness
 from keymill.secret import Secret
 from keymill.snapshot.reads import Reads
 from schemas import topics
@@ -99,7 +102,8 @@ class WidevineDoor:
         self._check_policy(organization, asked, asset)
         if asset is not None and found and asked.policy_id in (None, asset.policy_id):
             return found, True
-        published = await self._publish(_event(organization, asked), deadline)
+        event, service = _event(organization, asked), self._service
+        published = await publish_until(deadline, event, service.intake, service.readiness)
         outcome: DeadLetter | list[Found] | None = await self._service.waiter.until(
             lambda: self._outcome(published, asked), deadline
         )
@@ -147,16 +151,6 @@ class WidevineDoor:
             raise Refusal(Status.POLICY_UNKNOWN, str(error)) from None
         except Retry as error:
             raise Refusal(Status.INTERNAL_ERROR, str(error)) from None
-
-    async def _publish(self, event: AssetEvent, deadline: float) -> Published:
-        while True:
-            try:
-                return await self._service.intake.publish(event)
-            except Unavailable as error:
-                pause = min(time.monotonic() + REPUBLISH_S, deadline)
-                await self._service.waiter.until(lambda: None, pause)
-                if time.monotonic() >= deadline or self._service.readiness.stopping:
-                    raise Refusal(Status.INTERNAL_ERROR, str(error)) from None
 
     def _unwrapped(self, found: Sequence[Found]) -> list[PackagedTrack]:
         keyring = self._service.keyring
@@ -208,3 +202,21 @@ def _complete(records: Sequence[KeyRecord], asked: Asked) -> list[Found]:
         Found(label, *by_track[label, asked.scheme]) for label in asked.labels if (label, asked.scheme) in by_track
     ]
     return found if len(found) == len(asked.labels) else []
+
+
+async def publish_until(deadline: float, event: AssetEvent, intake: Intake, readiness: Readiness) -> Published:
+    """
+    Publish an event, again and again while the brokers do not answer, until *deadline* (`time.monotonic`).
+
+    Raises:
+        Refusal: not acknowledged by then, or the gateway stops. It may be in the log all the same.
+    """
+    while True:
+        try:
+            return await asyncio.wait_for(intake.publish(event), max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            raise Refusal(Status.INTERNAL_ERROR, "the brokers did not acknowledge the event in time") from None
+        except Unavailable as error:
+            await asyncio.sleep(min(REPUBLISH_S, max(0.0, deadline - time.monotonic())))
+            if readiness.stopping:
+                raise Refusal(Status.INTERNAL_ERROR, str(error)) from None

@@ -103,5 +103,5 @@ def _uneven(states: Mapping[str, TopicState]) -> Iterator[Difference]:
         if count != counts[0][1]:
             yield Difference(
                 topic=name, what="partitions", expected=f"{counts[0][1]} as {counts[0][0]} has", found=str(count),
-                fatal=True, advice="an asset's events and keys must stand on partitions of one number",
+                fatal=True, advice="records that belong together must stand on partitions of one number",
             )  # fmt: skip

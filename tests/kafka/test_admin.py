@@ -31,7 +31,7 @@ from keymill.kafka.admin import (
 from keymill.kafka.adoption import record_adoptions
 from keymill.kafka.producer import Publisher
 from schemas.records import TopicAdopted
-from schemas.topics import ASSETS, BY_NAME, CATALOGUE, KEYS, STATUS
+from schemas.topics import ASSETS, BY_NAME, CATALOGUE, KEYS, POLICIES, POLICY_CHANGES, STATUS, Topic
 from tests.broker import running_broker
 
 pytestmark = pytest.mark.timeout(170)
@@ -172,20 +172,21 @@ def test_another_cleanup_policy_stops_programs(created: str) -> None:
 
 def test_added_partitions_stop_programs(created: str) -> None:
     """More partitions send record keys elsewhere: refused at start, and no adoption mends it."""
-    add_partitions(created, "drm.policies.v1", PARTITIONS + 1)
-    with pytest.raises(Misconfigured, match=r"drm\.policies\.v1: partitions must be 3, is 4"):
-        require_topics(created, ["drm.policies.v1"])
+    add_partitions(created, "drm.entitlements.v1", PARTITIONS + 1)
+    with pytest.raises(Misconfigured, match=r"drm\.entitlements\.v1: partitions must be 3, is 4"):
+        require_topics(created, ["drm.entitlements.v1"])
     with pytest.raises(Misconfigured, match="cannot be adopted"):
-        plan_adoption(created, ["drm.policies.v1"])
+        plan_adoption(created, ["drm.entitlements.v1"])
 
 
-def test_assets_and_keys_have_one_partition_count(created: str) -> None:
-    """A key topic with another count is refused by whoever needs either of the two, also when it is new."""
-    recreate(created, KEYS.name, partitions=PARTITIONS + 1)
+@pytest.mark.parametrize(("uneven", "needed"), [(KEYS, ASSETS), (POLICIES, POLICY_CHANGES)])
+def test_what_belongs_together_has_one_partition_count(created: str, uneven: Topic, needed: Topic) -> None:
+    """A topic of keys or policies with another count is refused by whoever needs its source, also when it is new."""
+    recreate(created, uneven.name, partitions=PARTITIONS + 1)
     with pytest.raises(Misconfigured, match=r"3 as drm\.assets\.v1 has"):
-        require_topics(created, [ASSETS.name])
+        require_topics(created, [needed.name])
     with pytest.raises(Misconfigured, match="cannot adopt"):
-        plan_adoption(created, [KEYS.name])
+        plan_adoption(created, [uneven.name])
 
 
 def test_a_missing_topic_stops_programs(created: str) -> None:

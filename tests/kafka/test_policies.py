@@ -40,7 +40,9 @@ from tests.e2e.programs import CLI, Program, wait_for
 pytestmark = pytest.mark.timeout(150)
 PARTITIONS = 4
 CHANGES, POLICIES, LETTERS = topics.POLICY_CHANGES.name, topics.POLICIES.name, topics.DEAD_LETTERS.name
-ORGANIZATIONS = ("plain", "crowd-1", "crowd-2", "killed-1", "killed-2", "poison", "forged")
+ORGANIZATIONS = ("plain", "crowd-1", "crowd-2", "killed-1", "killed-2", "poison", "forged", "frozen")
+QUICK = {"KEYMILL_SESSION_TIMEOUT_S": "6", "KEYMILL_DELIVERY_TIMEOUT_S": "4"}
+"""The shortest session that a broker takes, so that a frozen processor is missed soon."""
 COUNTS = dict.fromkeys((CHANGES, POLICIES, topics.KEYS.name), PARTITIONS)
 
 
@@ -113,8 +115,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         create_topics(bootstrap, partitions=PARTITIONS)
         for organization in ORGANIZATIONS:
             create_organization(bootstrap, data / "keys.json", organization)
-        static = {"KEYMILL_INSTANCE_ID": "one"}  # so that one that was killed is back without a rebalance
-        processor = Program("processor", data, bootstrap, data.with_name("processor.log"), **static)
+        log = data.with_name("processor.log")
+        # A static member, so that one that was killed is back without a rebalance.
+        processor = Program("processor", data, bootstrap, log, KEYMILL_INSTANCE_ID="one", **QUICK)
         try:
             processor.wait_ready()
             with closing(Publisher(bootstrap, COUNTS)) as publisher:
@@ -267,6 +270,37 @@ def test_a_forged_regression_is_repaired(house: House) -> None:
     wait_for(lambda: len(house.written("forged")) > 3, 15)
     assert [old, right, old, right] == house.written("forged")
     assert 1 == house.processor.metric("keymill_repairs_total")
+
+
+def test_a_frozen_processor_that_thaws_changes_nothing(house: House) -> None:
+    """Frozen between two records of a run, beyond its session; another one goes on; what comes late is written over."""
+    house.processor.kill()
+    house.send(*(create_policy("frozen", name=str(number)) for number in range(6)))
+    house.processor.again(KEYMILL_TEST_CRASH_AT="before_publish:3:SIGSTOP")
+    wait_for(lambda: is_stopped(house.processor.process.pid))
+    assert 2 == len(house.written("frozen"))
+    log = house.data.with_name("heir.log")
+    heir = Program("processor", house.data, house.bootstrap, log, KEYMILL_INSTANCE_ID="two", **QUICK)
+    try:
+        house.send(*(update_policy(number, "frozen", name="changed") for number in range(7)))
+        wait_for(lambda: len(house.written("frozen")) >= 13)
+        before = house.policies("frozen")
+        house.processor.signal(signal.SIGCONT)
+        late = wait_for(lambda: house.written("frozen")[13:])
+        assert (3, 1) == (late[0].policy_id, late[0].version)
+        wait_for(lambda: house.policies("frozen") == before, 15)
+        house.send(create_policy("frozen", name="last"))
+        expected, _ = house.refolded("frozen")
+        wait_for(lambda: expected[-1] in house.written("frozen"))
+        assert house.policies("frozen") == {record.policy_id: record for record in expected}
+        assert sorted(before) == list(range(7))
+    finally:
+        heir.end()
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process stands still."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def test_a_replay_finds_what_the_changes_call_for(house: House) -> None:

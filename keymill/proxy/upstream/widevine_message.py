@@ -141,8 +141,8 @@ def _protection(terms: WidevineTerms) -> _Protection | None:
 
 
 def _overrides(policy: Policy) -> _Overrides:
-    """Permissions are always said: what is absent means false there."""
-    renewal = policy.renewal or Renewal()
+    """Permissions are always said: what is absent means false there. Renewal is only used if `can_renew` is true."""
+    renewal = (policy.renewal if policy.can_renew else None) or Renewal()
     return _Overrides(
         can_play=bool(policy.can_play),
         can_persist=bool(policy.can_persist),

@@ -5,25 +5,26 @@ Identifiers, and the record keys made of them.
 """
 
 import re
+from typing import Final
 
 from keymill.errors import InvalidRecord
 
-_ORGANIZATION = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-_NAME = re.compile(r"[A-Za-z0-9._~:@-]{1,128}")
+ORGANIZATION: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+NAME: Final = re.compile(r"[A-Za-z0-9._~:@-]{1,128}")
 _HEX_PREFIX = "hex:"
 _KEY_SET = "/k/"
 
 
 def check_organization(value: str, field: str = "organization") -> str:
     """Return *value* when it is an organization id, else raise `InvalidRecord`."""
-    if not _ORGANIZATION.fullmatch(value):
+    if not ORGANIZATION.fullmatch(value):
         raise InvalidRecord(f"{field} must be 1 to 63 characters of a-z, 0-9 and -, not starting with -", field=field)
     return value
 
 
 def check_name(value: str, field: str) -> str:
     """Return *value* when it is an asset, user or product id (1 to 128 characters), else raise `InvalidRecord`."""
-    if not _NAME.fullmatch(value):
+    if not NAME.fullmatch(value):
         raise InvalidRecord(f"{field} must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ -", field=field)
     return value
 
@@ -40,7 +41,7 @@ def check_asset(value: str, field: str = "asset") -> str:
 def asset_of_content_id(content_id: bytes, field: str = "content_id") -> str:
     """The asset id that a packager's content id (1 to 62 arbitrary bytes, or an asset id of up to 128) stands for."""
     text = content_id.decode("ascii", "replace")
-    if _NAME.fullmatch(text) and not text.startswith(_HEX_PREFIX):
+    if NAME.fullmatch(text) and not text.startswith(_HEX_PREFIX):
         return text
     return check_name(_HEX_PREFIX + content_id.hex(), field) if content_id else check_name("", field)
 

@@ -8,7 +8,7 @@ without padding in both directions; a request with padding is read all the same.
 import binascii
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -38,12 +38,29 @@ class ClearKeyRequest(Record, frozen=True, kw_only=True):
     session_type: SessionType
 
 
-class _Wire(msgspec.Struct, frozen=True):
+class ClearKeyMessage(msgspec.Struct, frozen=True):
+    """The request as a CDM writes it: KIDs in base64url without padding."""
+
     kids: list[str]
     type: SessionType = SessionType.TEMPORARY
 
 
-_wire: Final = msgspec.json.Decoder(_Wire)
+class JsonWebKey(msgspec.Struct, frozen=True):
+    """A key of a license: content key `k` and `kid`, in base64url without padding."""
+
+    kty: Literal["oct"]
+    k: str
+    kid: str
+
+
+class ClearKeyLicense(msgspec.Struct, frozen=True):
+    """The license as a CDM reads it: a JWK set; `license_of` writes it."""
+
+    keys: list[JsonWebKey]
+    type: SessionType
+
+
+_wire: Final = msgspec.json.Decoder(ClearKeyMessage)
 
 
 def parse_request(body: bytes) -> ClearKeyRequest:

@@ -20,6 +20,7 @@ from keymill.gateway.entitlements import Entitlements
 from keymill.gateway.policy_api import PolicyApi
 from keymill.gateway.service import Service
 from keymill.http.health import health_routes
+from keymill.http.openapi import Json, page
 from keymill.http.problems import HANDLERS, problem_of
 from keymill.snapshot import gauges
 from keymill.snapshot.follower import Follower
@@ -90,7 +91,7 @@ def build_app(service: Service, follower: Follower) -> FastAPI:
 
     @app.get("/docs", include_in_schema=False)
     async def docs(_request: Request) -> Response:
-        return HTMLResponse(openapi.page(app.openapi()))
+        return HTMLResponse(page(app.openapi()))
 
     return app
 
@@ -119,7 +120,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     _add(app, "DELETE", f"{PREFIX}/{{policy_id}}", naver.delete, openapi_naver.deleting())
 
 
-def _add(app: FastAPI, method: str, path: str, handler: Callable[..., Any], extra: openapi.Json) -> None:
+def _add(app: FastAPI, method: str, path: str, handler: Callable[..., Any], extra: Json) -> None:
     summary = (handler.__doc__ or "").strip().partition("\n")[0]
     app.add_api_route(
         path,

@@ -1,32 +1,14 @@
-"""The gateway's OpenAPI document, made of the structs that bodies and answers are, and a page that needs no network."""
+"""The gateway's OpenAPI document, made of the structs that bodies and answers are."""
 
 from collections.abc import Callable
-from html import escape
 from typing import Any, Final
-
-import msgspec
 
 from keymill.core import bodies
 from keymill.core.formats import azure_document, naver_document
 from keymill.gateway import answers, entitlements, policy_answers
 from keymill.gateway.dialects import naver, widevine
+from keymill.http.openapi import Json, Problem, common, content, problem, ref, schemas_of
 from schemas.policy import Policy
-
-REF: Final = "#/components/schemas/{name}"
-Json = dict[str, Any]
-
-
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """A problem document (RFC 9457). `code` is stable, see docs/errors.md; `field` names what the caller sent wrong."""
-
-    type: str
-    title: str
-    status: int
-    code: str
-    detail: str
-    request_id: str | None = None
-    field: str | None = None
-
 
 TYPES: Final = (
     bodies.IngestBody,
@@ -134,71 +116,26 @@ def completed(make: Callable[[], Json]) -> Callable[[], Json]:
     def openapi() -> Json:
         if not made:
             document = make()
-            _, schemas = msgspec.json.schema_components(TYPES, ref_template=REF)
             components = document.setdefault("components", {})
-            components["schemas"] = schemas
+            components["schemas"] = schemas_of(TYPES)
             components["securitySchemes"] = SECURITY
             for each in _operations(document):
                 _drop_defaults(each["responses"])
+            document["paths"] = common(document["paths"])
             made.append(document)
         return made[0]
 
     return openapi
 
 
-def page(document: Json) -> str:
-    """The document as one page of HTML without scripts or anything fetched."""
-    parts = [
-        f"<!doctype html><meta charset=utf-8><title>keymill gateway</title><style>{_STYLE}</style>",
-        "<h1>keymill gateway</h1>",
-    ]
-    parts.append('<p>The machine-readable document is <a href="/openapi.json">/openapi.json</a>.</p>')
-    for path, operations in document["paths"].items():
-        for method, operation in operations.items():
-            parts.append(
-                f"<h2><b>{method.upper()}</b> <code>{escape(path)}</code></h2><p>{escape(operation['summary'])}</p>"
-            )
-            parts.extend(_rows(operation))
-    parts.append("<h1>Schemas</h1>")
-    for name, schema in document["components"]["schemas"].items():
-        text = msgspec.json.format(msgspec.json.encode(schema), indent=2).decode()
-        parts.append(f'<h2 id="{name}">{name}</h2><pre>{escape(text)}</pre>')
-    return "".join(parts)
-
-
-_STYLE: Final = (
-    "body{font:16px/1.5 system-ui;max-width:60em;margin:2em auto;padding:0 1em}pre{background:#eee;padding:1em}"
-)
-
-
-def _rows(operation: Json) -> list[str]:
-    rows = [
-        f"<li>{escape(each['name'])} ({each['in']}): {escape(each.get('description', ''))}"
-        for each in operation.get("parameters", ())
-    ]
-    if body := operation.get("requestBody"):
-        rows.append(f"<li>body: {_link(body)}")
-    rows += [
-        f"<li>{status}: {_link(each)} {escape(each['description'])}" for status, each in operation["responses"].items()
-    ]
-    return ["<ul>", *rows, "</ul>"]
-
-
-def _link(described: Json) -> str:
-    for each in described.get("content", {}).values():
-        refs = [schema["$ref"] for schema in each["schema"].get("anyOf", [each["schema"]])]
-        names = [ref.rpartition("/")[2] for ref in refs]
-        return " or ".join(f'<a href="#{name}">{name}</a>' for name in names)
-    return ""
-
-
 def _drop_defaults(responses: Json) -> None:
     """Take out what FastAPI adds for bodies and answers that it checks itself; ours are checked elsewhere."""
     for status in list(responses):
-        content = responses[status].get("content", {})
-        if "HTTPValidationError" in str(content.get("application/json")):
-            del content["application/json"]
-        if not content or responses[status]["description"] == "Successful Response":
+        told = responses[status].get("content", {})
+        validated = "HTTPValidationError" in str(told.get("application/json"))
+        if validated:
+            del told["application/json"]
+        if (validated and not told) or responses[status]["description"] == "Successful Response":
             del responses[status]
 
 
@@ -206,17 +143,6 @@ def _operations(document: Json) -> list[Json]:
     return [operation for operations in document["paths"].values() for operation in operations.values()]
 
 
-def ref(kind: type[Any]) -> Json:
-    """Where a struct's schema stands."""
-    return {"$ref": REF.format(name=kind.__name__)}
-
-
-def content(kind: type[Any], description: str) -> Json:
-    """A response whose body is a struct."""
-    return {"description": description, "content": {"application/json": {"schema": ref(kind)}}}
-
-
 def problems(*statuses: str) -> Json:
     """Responses that are problem documents."""
-    schema = {"application/problem+json": {"schema": ref(Problem)}}
-    return {status: {"description": _PROBLEMS[status], "content": schema} for status in statuses}
+    return {status: problem(_PROBLEMS[status]) for status in statuses}

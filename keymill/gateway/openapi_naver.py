@@ -4,7 +4,8 @@ from typing import Final
 
 from keymill.core.formats.naver_document import PolicyRequest
 from keymill.gateway.dialects.naver import MAX_PAGE_SIZE, PAGE_SIZE, NaverError, NaverPage, NaverPolicy
-from keymill.gateway.openapi import Json, content, idempotency_key, ref
+from keymill.gateway.openapi import idempotency_key
+from keymill.http.openapi import Json, content, ref
 
 _ERRORS: Final = {
     "400": "the body, a parameter, the region or the Content-Type is not as it must be",

@@ -5,8 +5,9 @@ from typing import Final
 from keymill.core.formats import azure_document, naver_document
 from keymill.core.formats.table import FORMATS
 from keymill.gateway.entitlements import EntitlementBody
-from keymill.gateway.openapi import Json, content, idempotency_key, problems, ref, switch
+from keymill.gateway.openapi import idempotency_key, problems, switch
 from keymill.gateway.policy_answers import DeletedPolicy, EntitlementAnswer, PolicyDetail, PolicyList, StoredPolicy
+from keymill.http.openapi import Json, content, ref
 from schemas.policy import Policy
 
 _BEARER: Final[Json] = {"security": [{"bearer": []}]}

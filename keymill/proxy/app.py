@@ -6,18 +6,22 @@ A worker refuses licenses as not ready until its view's folder can be opened, an
 
 from typing import Final
 
-from starlette.routing import Router
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from keymill.errors import KeymillError
 from keymill.http.health import health_routes
+from keymill.http.openapi import page
 from keymill.http.problems import HttpReject
 from keymill.http.server import dress
+from keymill.proxy import openapi
 from keymill.proxy.door import LicenseDoor
 from keymill.proxy.life import Life
 from keymill.proxy.routes import route_of
 
-HEALTH: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+BESIDE: Final = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"})
 _ASKED_WITH: Final = {
     "POST": "a license is asked for with POST, the player's challenge as the body",
     "GET": "a clear HLS key is asked for with GET",
@@ -30,19 +34,19 @@ def application(life: Life) -> ASGIApp:
 
 
 class _Others:
-    """The life span, the health routes, and what is no license request."""
+    """The life span, the routes beside the licenses, and what is no license request."""
 
     def __init__(self, life: Life) -> None:
         self._life = life
-        self._health = Router(routes=health_routes(life.readiness))
+        self._beside = Router(routes=[*health_routes(life.readiness), *_described()])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
             return
         path: str = scope["path"]
-        if path in HEALTH:
-            await self._health(scope, receive, send)
+        if path in BESIDE:
+            await self._beside(scope, receive, send)
             return
         found = route_of(path)
         if found is None:
@@ -62,3 +66,15 @@ class _Others:
         await receive()
         await self._life.stop()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _described() -> list[BaseRoute]:
+    """The OpenAPI document and its page."""
+
+    async def document(_request: Request) -> Response:
+        return JSONResponse(openapi.document())
+
+    async def docs(_request: Request) -> Response:
+        return HTMLResponse(page(openapi.document()))
+
+    return [Route("/openapi.json", document), Route("/docs", docs)]

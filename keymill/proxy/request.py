@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from keymill.core.formats.azure_widevine import WidevineMessage
+from keymill.proxy.interface import Interface
 from schemas.values import DrmSystem, Record
 
 TRANSIENT_RETRY_S: Final = 1
@@ -182,6 +183,11 @@ class Dialect(Protocol):
 
     `parse` gives a `Refusal` for what it cannot read; `respond` words the answer and every refusal.
     """
+
+    @property
+    def interface(self) -> Interface:
+        """How it is spoken."""
+        ...
 
     def parse(self, raw: RawRequest) -> LicenseRequest | Refusal:
         """Read the request."""

@@ -5,12 +5,29 @@ The Content-Type is not looked at: players send none, or any. Widevine's has a f
 """
 
 from dataclasses import dataclass
+from typing import Final
 
+from keymill.drm.clearkey import ClearKeyLicense, ClearKeyMessage
 from keymill.errors import InvalidRecord
+from keymill.proxy.interface import ANY, JSON, OCTETS, Interface
 from keymill.proxy.request import Answer, LicenseRequest, RawRequest, Reason, Refusal, Response
 from keymill.proxy.responses import licensed, refused
 from schemas import ids
 from schemas.values import DrmSystem
+
+_INTERFACES: Final = {
+    DrmSystem.CLEARKEY: Interface(
+        summary="A ClearKey license, of which the proxy is the license server",
+        bodies={JSON: (ClearKeyMessage,)},
+        licenses={JSON: (ClearKeyLicense,)},
+    ),
+    DrmSystem.PLAYREADY: Interface(
+        summary="A PlayReady license for the player's challenge (SOAP)", bodies={"text/xml": ()}, licenses={ANY: ()}
+    ),
+    DrmSystem.FAIRPLAY: Interface(
+        summary="A FairPlay license (CKC) for the player's challenge (SPC)", bodies={OCTETS: ()}, licenses={ANY: ()}
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +35,11 @@ class Dedicated:
     """The endpoint of one DRM system."""
 
     drm_system: DrmSystem
+
+    @property
+    def interface(self) -> Interface:
+        """See `Dialect`."""
+        return _INTERFACES[self.drm_system]
 
     def parse(self, raw: RawRequest) -> LicenseRequest | Refusal:
         """See `Dialect`."""

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from keymill.proxy.interface import OCTETS, Interface, Parameter
 from keymill.proxy.request import Answer, LicenseRequest, RawRequest, Reason, Refusal, Response
 from keymill.proxy.responses import NO_STORE, licensed, retry_after
 
@@ -20,7 +21,7 @@ MAX_SHOWN: Final = 64
 """Characters of an unknown version that the error repeats."""
 
 
-class _Error(msgspec.Struct, frozen=True, rename="camel"):
+class FirstlightError(msgspec.Struct, frozen=True, rename="camel"):
     """An error body; the members' order is the document's."""
 
     code: str
@@ -64,6 +65,21 @@ ERRORS: Final[dict[Reason, tuple[str, int, int]]] = {
 }
 """(code, errorCode, status) of a reason; every other one is `FORBIDDEN`, an unknown KID too."""
 
+interface: Final = Interface(
+    summary="A license as Firstlight asks for it",
+    description="A service configuration says organization, DRM system and license server. The license holds every "
+    "entitled key of the KID's asset.",
+    token="ptoken",  # noqa: S106 a name
+    parameters=(
+        Parameter(name="service", description="name of a service configuration", required=True),
+        Parameter(name="version", description="its version", required=True),
+        Parameter(name="kid", description="any KID of the asset, a UUID in any spelling", required=True),
+    ),
+    bodies={OCTETS: ()},
+    licenses={CONTENT_TYPE.decode(): ()},
+    error=FirstlightError,
+)
+
 
 def parse(raw: RawRequest) -> LicenseRequest | Refusal:
     """See `Dialect`. A KID in any spelling of a UUID; one that is none looks like an unknown one."""
@@ -85,7 +101,9 @@ def respond(outcome: Answer | Refusal) -> Response:
         return licensed(outcome, CONTENT_TYPE)
     code, number, status = ERRORS.get(outcome.reason, FORBIDDEN)
     kind = "SERVER_ERROR" if status == 500 else "CLIENT_ERROR"
-    body = msgspec.json.encode(_Error(code=code, error_code=number, type=kind, message=_message(outcome, code)))
+    body = msgspec.json.encode(
+        FirstlightError(code=code, error_code=number, type=kind, message=_message(outcome, code))
+    )
     headers = (ERROR_TYPE, NO_STORE, retry_after(outcome)) if status == 500 else (ERROR_TYPE, NO_STORE)
     return Response(status=status, body=body, headers=headers)
 

@@ -5,12 +5,16 @@ The KID stands in any spelling of a UUID. Only the key of an HLS_AES128 track is
 """
 
 import uuid
+from typing import Final
 
 from keymill.errors import InvalidRecord
+from keymill.proxy.interface import OCTETS, Interface
 from keymill.proxy.request import Answer, LicenseRequest, RawRequest, Reason, Refusal, Response
 from keymill.proxy.responses import licensed, refused
 from schemas import ids
 from schemas.values import DrmSystem
+
+interface: Final = Interface(summary="The key of clear-key HLS, 16 bytes", licenses={OCTETS: ()})
 
 
 def parse(raw: RawRequest) -> LicenseRequest | Refusal:

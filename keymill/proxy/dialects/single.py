@@ -4,12 +4,28 @@
 The body is as on the endpoint of that DRM system.
 """
 
+from typing import Final
+
+from keymill.core.formats.azure_document import Document
+from keymill.drm.clearkey import ClearKeyMessage
 from keymill.errors import InvalidRecord
+from keymill.proxy.interface import ANY, JSON, OCTETS, Interface, Parameter
 from keymill.proxy.message import read_widevine
 from keymill.proxy.request import Answer, LicenseRequest, RawRequest, Reason, Refusal, Response
 from keymill.proxy.responses import licensed, refused
 from schemas import ids
 from schemas.values import DrmSystem
+
+interface: Final = Interface(
+    summary="A license of any DRM system",
+    description="The organization is the token's, the body as on the endpoint of that DRM system.",
+    parameters=(
+        Parameter(name="drm", description="the DRM system", values=tuple(DrmSystem), required=True),
+        Parameter(name="asset", description="the asset's id", required=True),
+    ),
+    bodies={OCTETS: (), "text/xml": (), JSON: (Document, ClearKeyMessage)},
+    licenses={ANY: ()},
+)
 
 
 def parse(raw: RawRequest) -> LicenseRequest | Refusal:

@@ -17,19 +17,23 @@ import msgspec
 from keymill.core.formats.azure_document import Document, KeySpec
 from keymill.core.formats.azure_policy import policy_of
 from keymill.core.formats.azure_widevine import WidevineMessage
+from keymill.drm.clearkey import ClearKeyMessage
 from keymill.errors import InvalidRecord
+from keymill.proxy.interface import JSON, OCTETS, Interface, Parameter
 from keymill.proxy.message import is_json
 from keymill.proxy.request import Answer, LicenseRequest, RawRequest, Reason, Refusal, Response
 from keymill.proxy.responses import licensed, refused
 from schemas import ids
 from schemas.values import DrmSystem
 
-CONTENT_TYPE: Final = b"application/octet-stream"
+CONTENT_TYPE: Final = OCTETS.encode()
 _Read = TypeVar("_Read")
 _TO_STANDARD: Final = str.maketrans("-_", "+/")
 
 
-class _Widevine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class WidevineSpecs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is demanded of Widevine, per track type."""
+
     content_key_specs: tuple[KeySpec, ...] | None = None
 
 
@@ -40,15 +44,26 @@ class _Outline(msgspec.Struct, frozen=True):
     drm_type: str | None = None
 
 
-class _Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CustomisedForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The challenge in base64, and what is demanded; `license_specs` is another name of `widevine`."""
+
     player_payload: str
     drm_type: str | None = None
-    widevine: _Widevine | None = None
-    license_specs: _Widevine | None = None
+    widevine: WidevineSpecs | None = None
+    license_specs: WidevineSpecs | None = None
 
 
 _outline: Final = msgspec.json.Decoder(_Outline)
-_form: Final = msgspec.json.Decoder(_Form)
+_form: Final = msgspec.json.Decoder(CustomisedForm)
+interface: Final = Interface(
+    summary="A license as TPStreams asks for it",
+    description="The body is the challenge, but with application/json the customised form; ClearKey's challenge is "
+    "JSON itself.",
+    token="access_token",  # noqa: S106 a name
+    parameters=(Parameter(name="drm_type", description="the DRM system; widevine if absent", values=tuple(DrmSystem)),),
+    bodies={OCTETS: (), JSON: (CustomisedForm, ClearKeyMessage)},
+    licenses={OCTETS: ()},
+)
 
 
 def parse(raw: RawRequest) -> LicenseRequest | Refusal:
@@ -102,7 +117,7 @@ def _decode(decoder: msgspec.json.Decoder[_Read], body: bytes) -> _Read:
         raise InvalidRecord(f"the body is no license request in JSON: {error}", field="body") from None
 
 
-def _message(form: _Form) -> WidevineMessage | None:
+def _message(form: CustomisedForm) -> WidevineMessage | None:
     if form.widevine is not None and form.license_specs is not None:
         raise InvalidRecord("license_specs is another name of widevine: drop one of them", field="license_specs")
     said = form.widevine or form.license_specs

@@ -5,12 +5,24 @@ The body is the challenge, whatever its Content-Type, but with `application/json
 Services' license template, whose `payload` is the challenge.
 """
 
+from typing import Final
+
+from keymill.core.formats.azure_document import Document
 from keymill.errors import InvalidRecord
+from keymill.proxy.interface import ANY, JSON, OCTETS, Interface
 from keymill.proxy.message import read_widevine
 from keymill.proxy.request import Answer, LicenseRequest, RawRequest, Reason, Refusal, Response
 from keymill.proxy.responses import licensed, refused
 from schemas import ids
 from schemas.values import DrmSystem
+
+interface: Final = Interface(
+    summary="A Widevine license, or the license server's certificate",
+    description="The body is the challenge, whatever its Content-Type, but with application/json the message of Azure "
+    "Media Services' license template around it; with parse_only the answer is JSON, and no license.",
+    bodies={OCTETS: (), JSON: (Document,)},
+    licenses={ANY: ()},
+)
 
 
 def parse(raw: RawRequest) -> LicenseRequest | Refusal:

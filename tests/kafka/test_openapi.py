@@ -1,0 +1,306 @@
+"""
+The OpenAPI documents against the running programs: schemathesis asks gateway and proxy what the documents allow, and
+what they do not.
+
+Each request is sent as it was made, again with a valid credential and names that exist, and once more with a body that
+the endpoint understands.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+import requests
+import schemathesis
+from schemathesis.checks import not_a_server_error
+from schemathesis.pytest.lazy import get_all_tests
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from keymill.ops.supervise import Child
+from keymill.ops.tokens import ensure_token_key, put_service
+from tests.broker import running_broker
+from tests.conftest import PROFILE
+from tests.e2e.test_upstreams import toml
+from tests.gateway_rig import ORGANIZATION, Rig, eventually, running
+from tests.license_server.licenses import challenge_of
+from tests.proxy_rig import b64, challenge
+from tests.upstream_rig import Double, double_of, table
+
+pytestmark = pytest.mark.timeout(170)
+EXAMPLES = 10
+"""Per operation, beside the ones that schemathesis makes of every document, about 40."""
+NOWHERE = "127.0.0.1:9"
+"""The discard port, where nobody listens."""
+SYSTEMS = {"widevine": "widevine", "playready": "entitlement", "fairplay": "forward"}
+FIRSTLIGHT = "/getlicense"
+HLS = "/hls/{organization}/{asset}/{kid}"
+CLEARKEY = "/clearkey/{organization}/{asset}"
+PLAYREADY = "/playready/{organization}/{asset}"
+WIDEVINE = "/widevine/{organization}/{asset}"
+FAIRPLAY = "/fairplay/{organization}/{asset}"
+TPSTREAMS = "/api/v1/{organization}/assets/{asset}/drm_license"
+ASSETS = "/v1/organizations/{organization}/assets"
+HEALTH = {"/healthz", "/readyz", "/metrics"}
+OCTETS, JSON = "application/octet-stream", "application/json"
+DOCUMENTED = [
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    response_headers_conformance,
+]
+
+
+@dataclass
+class Target:
+    """A program, and a caller whom it knows: path parts, headers, query, and bodies by path."""
+
+    url: str
+    names: Mapping[str, str]
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    bodies: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
+    down: bool = False
+    seen: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+    session: requests.Session = field(default_factory=requests.Session)
+
+    def ask(self, case: schemathesis.Case) -> None:
+        """Send the request three times, each with more that is right."""
+        self.send(case)
+        parts = case.path_parameters or {}
+        case.path_parameters = {**parts, **{name: value for name, value in self.names.items() if name in parts}}
+        self.send(case, headers=dict(self.headers), params=dict(self.query))
+        if case.operation.path in self.bodies:
+            case.media_type, case.body = self.bodies[case.operation.path]
+            self.send(case, headers=dict(self.headers), params=dict(self.query))
+
+    def send(self, case: schemathesis.Case, **more: Any) -> None:
+        """Send it; the answer must be as documented, and no fault of a server but where something is down."""
+        response = case.call(session=self.session, **more)
+        path, status = case.operation.path, response.status_code
+        self.seen[path].add(status)
+        case.validate_response(response, checks=DOCUMENTED if self.down else [*DOCUMENTED, not_a_server_error])
+        if status >= 500:
+            assert status in ({500} if path == FIRSTLIGHT else {502, 503, 504}), response.text
+
+
+def document_of(target: Target, seed: int, examples: int = EXAMPLES, *, coverage: bool = True) -> Any:
+    """The program's own document, and how much is asked of it."""
+    told = {
+        "seed": seed,
+        "generation": {"max-examples": examples, "deterministic": PROFILE == "ci", "database": "none"},
+        "phases": {
+            "coverage": {"enabled": coverage},
+            "fuzzing": {"error-feedback": {"enabled": False}, "extra-data-sources": {"responses": False}},
+            "stateful": {"enabled": False},
+        },
+    }
+    return schemathesis.openapi.from_url(f"{target.url}/openapi.json", config=schemathesis.Config.from_dict(told))
+
+
+@pytest.fixture(scope="module")
+def seed(request: pytest.FixtureRequest) -> int:
+    """Hypothesis's, which the header prints; always the same in CI."""
+    return int(getattr(request.config.option, "hypothesis_seed", None) or 1)
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """A broker, a processor and a gateway; the asset `film` has keys, the organization what tokens need."""
+    with running_broker() as bootstrap, running(bootstrap, tmp_path_factory.mktemp("data")) as up:
+        ensure_token_key(up.data, bootstrap, ORGANIZATION)
+        put_service(bootstrap, ORGANIZATION)
+        yield up
+
+
+@pytest.fixture(scope="module")
+def kids(rig: Rig) -> dict[str, bytes]:
+    """The KIDs of `film` by track type."""
+    labels = ["SD", "HD", "AUDIO", "HLS_AES128"]
+    answer = rig.post("?wait=1", {"asset_id": "film", "tracks": labels})
+    assert 201 == answer.status_code, answer.text
+    return {track["track_type"]: UUID(track["kid"]).bytes for track in answer.json()["tracks"]}
+
+
+@pytest.fixture(scope="module")
+def double() -> Iterator[Double]:
+    """The license server."""
+    with double_of() as made:
+        yield made
+
+
+@contextmanager
+def proxy_of(data: Path, bootstrap: str, tables: Mapping[str, Any]) -> Iterator[str]:
+    """Run a proxy with these license servers; its address."""
+    file = data / f"proxy-{time.monotonic_ns()}.toml"
+    file.write_text('upstream_allow = ["127.0.0.1"]\n' + "".join(map(toml, tables.items())))
+    environment = {"KEYMILL_BOOTSTRAP": bootstrap, "KEYMILL_DATA": str(data), "KEYMILL_MAP_SIZE_GIB": "1"}
+    given = {"KEYMILL_PROXY_PORT": "0", "KEYMILL_MISSING_WAIT_MS": "0"}
+    child = Child("proxy", ["proxy", "--settings", str(file)], environment | given)
+    child.start()
+    try:
+        child.wait_listening()
+        yield child.url
+    finally:
+        child.signal_stop()
+        child.wait_stopped(time.monotonic() + 20)
+
+
+def tables_of(double: Double, **more: Any) -> dict[str, Any]:
+    """A license server of each DRM system."""
+    return {f"a-{name}": table(kind, double, name, organization=ORGANIZATION, **more) for name, kind in SYSTEMS.items()}
+
+
+def player(rig: Rig, url: str, kids: Mapping[str, bytes]) -> Target:
+    """The proxy as a player asks it."""
+    issue = [sys.executable, "-m", "keymill.ops.cli", "token", "issue", "--data", str(rig.data), "--asset", "film"]
+    issued = subprocess.run(
+        [*issue, "--organization", ORGANIZATION, "--server-side"], capture_output=True, text=True, check=True
+    )
+    token, octets = issued.stdout.strip(), (OCTETS, challenge_of())
+    query = {"token": token, "access_token": token, "ptoken": token, "drm": "widevine", "drm_type": "playready"}
+    query |= {"asset": "film", "service": "demo", "version": "1.0", "kid": kids["SD"].hex()}
+    names = {"organization": ORGANIZATION, "asset": "film", "kid": str(UUID(bytes=kids["HLS_AES128"]))}
+    bodies = dict.fromkeys((WIDEVINE, FAIRPLAY, TPSTREAMS, "/license"), octets)
+    bodies[PLAYREADY] = ("text/xml", octets[1])
+    bodies[CLEARKEY] = (JSON, {"kids": [b64(kids["SD"])], "type": "temporary"})
+    bodies[FIRSTLIGHT] = (OCTETS, challenge(kids["SD"]))
+    return Target(url, names, {}, query, bodies)
+
+
+def packager(rig: Rig, url: str) -> Target:
+    """The gateway as an ingest system asks it."""
+    change = ASSETS + "/{asset}"
+    bodies = dict.fromkeys((f"{change}/rotate", f"{change}/revoke", f"{change}/restore"), (JSON, {}))
+    bodies |= {ASSETS: (JSON, {"asset_id": "asked"}), f"{change}/policy": (JSON, {"policy_id": 1})}
+    headers = {"authorization": f"Bearer {rig.key.secrets['api_key']}"}
+    return Target(url, {"organization": ORGANIZATION, "asset": "asked"}, headers, {}, bodies)
+
+
+@pytest.fixture(scope="module")
+def proxy(rig: Rig, double: Double, kids: Mapping[str, bytes]) -> Iterator[Target]:
+    """A proxy that has caught up."""
+    with proxy_of(rig.data, rig.bootstrap, tables_of(double)) as url:
+        eventually(lambda: httpx.get(f"{url}/readyz").status_code == 200)
+        yield player(rig, url, kids)
+
+
+@pytest.fixture(scope="module")
+def gateway(rig: Rig) -> Target:
+    """The gateway, which knows the asset `asked`."""
+    assert 201 == rig.post("?wait=1", {"asset_id": "asked"}).status_code
+    return packager(rig, rig.gateway.url)
+
+
+def ask_all(target: Target, document: Any, subtests: pytest.Subtests) -> None:
+    """Everything that the document makes schemathesis ask, operation by operation."""
+    for made in get_all_tests(schema=document, test_func=ask, settings=None, given_kwargs=None):
+        operation, run = made.ok()
+        with subtests.test(operation.label):
+            run(target=target)
+
+
+def ask(case: schemathesis.Case, target: Target) -> None:
+    """One request, three times."""
+    target.ask(case)
+
+
+def test_gateway_answers_as_documented(gateway: Target, seed: int, subtests: pytest.Subtests) -> None:
+    """Whatever is asked: a documented status, in its form, and never a fault of the gateway's."""
+    ask_all(gateway, document_of(gateway, seed), subtests)
+    assert {201, 202} & gateway.seen[ASSETS] and {400, 401, 403} <= gateway.seen[ASSETS]
+    assert {200, 401, 403} <= gateway.seen[ASSETS + "/{asset}"]
+
+
+def test_proxy_answers_as_documented(proxy: Target, seed: int, subtests: pytest.Subtests) -> None:
+    """Whatever is asked: a documented status, in its form, and never a fault of the proxy's; licenses are among it."""
+    ask_all(proxy, document_of(proxy, seed), subtests)
+    assert {} == {path: seen for path, seen in proxy.seen.items() if path not in HEALTH and not {200, 401} <= seen}
+
+
+def test_license_server_is_down(
+    rig: Rig, double: Double, kids: Mapping[str, bytes], seed: int, subtests: pytest.Subtests
+) -> None:
+    """Nobody there is 503, no answer in time 504, an answer that is none 502; on /getlicense all of it is 500."""
+    nowhere = Double(9, double.process)
+    with proxy_of(rig.data, rig.bootstrap, tables_of(nowhere)) as url:
+        eventually(lambda: httpx.get(f"{url}/readyz").status_code == 200)
+        target = player(rig, url, kids)
+        target.down = True
+        document = document_of(target, seed, 3, coverage=False)
+        ask_all(target, document, subtests)
+        asked = {path: 503 in target.seen[path] for path in (WIDEVINE, PLAYREADY, FAIRPLAY, TPSTREAMS, "/license")}
+        assert all(asked.values()), asked
+
+
+def test_proxy_that_never_caught_up(
+    rig: Rig, kids: Mapping[str, bytes], tmp_path: Path, seed: int, subtests: pytest.Subtests
+) -> None:
+    """Without brokers a new proxy says 503 to every license request that can be read, and 500 on /getlicense."""
+    shutil.copy(rig.data / "keys.json", tmp_path)
+    with proxy_of(tmp_path, NOWHERE, {}) as url:
+        target = player(rig, url, kids)
+        target.down = True
+        ask_all(target, document_of(target, seed, 3, coverage=False), subtests)
+        licensed = {path: seen for path, seen in target.seen.items() if path not in HEALTH}
+        assert {} == {path: seen for path, seen in licensed.items() if not {500, 503} & seen or {200, 401} & seen}
+
+
+@contextmanager
+def held_back(rig: Rig, data: Path) -> Iterator[str]:
+    """A gateway whose view does not catch up: its follower stands still as soon as there is a snapshot."""
+    environment = {"KEYMILL_BOOTSTRAP": rig.bootstrap, "KEYMILL_DATA": str(data), "KEYMILL_MAP_SIZE_GIB": "1"}
+    child = Child("gateway", ["gateway"], environment | {"KEYMILL_GATEWAY_PORT": "0", "KEYMILL_PACKAGER_WAIT_S": "1"})
+    child.start()
+    follower = 0
+    try:
+        deadline = time.monotonic() + 30
+        while not (data / "views" / "gateway" / "manifest.json").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        follower = follower_of(child.pid)
+        os.kill(follower, signal.SIGSTOP)
+        child.wait_listening()
+        yield child.url
+    finally:
+        if follower:
+            os.kill(follower, signal.SIGCONT)
+        child.signal_stop()
+        child.wait_stopped(time.monotonic() + 20)
+
+
+def follower_of(parent: int) -> int:
+    """The process id of a program's follower."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            stat = (entry / "stat").read_text().rpartition(")")[2].split()
+            if stat[1] == str(parent) and b"keymill.snapshot.follower" in (entry / "cmdline").read_bytes():
+                return int(entry.name)
+    raise AssertionError("no follower")
+
+
+def test_gateway_that_has_not_caught_up(rig: Rig, tmp_path: Path, seed: int, subtests: pytest.Subtests) -> None:
+    """Every request that needs the view is 503; only a packager, who comes once, is told inside a 200."""
+    shutil.copy(rig.data / "keys.json", tmp_path)
+    with held_back(rig, tmp_path) as url:
+        target = packager(rig, url)
+        target.down = True
+        ask_all(target, document_of(target, seed, 3, coverage=False), subtests)
+        assets = {path: seen for path, seen in target.seen.items() if path.startswith("/v1/")}
+        assert set() != set(assets) and {} == {path: seen for path, seen in assets.items() if {503} != seen}

@@ -31,10 +31,17 @@ _DEMANDS: Final = ("widevine", "playready", "fairplay")
 
 
 def override(policy: Policy, overrides: Policy | None) -> Policy:
-    """*policy* with every member that *overrides* says; a looser value wins too. `source` is the result's no more."""
+    """
+    *policy* with every member that *overrides* says; a looser value wins too. `source` is the result's no more.
+
+    Track specs choose the tracks instead of what *policy* allowed. What *overrides* allows chooses among the tracks of
+    *policy*'s specs, whose demands stay.
+    """
     if overrides is None:
         return policy
     merged = _over(policy, overrides)
+    if overrides.tracks is not None and overrides.allowed_tracks is None:
+        merged = msgspec.structs.replace(merged, allowed_tracks=None)
     if policy.tracks is not None and overrides.tracks is not None:
         held = {track.label: track for track in policy.tracks}
         merged = msgspec.structs.replace(

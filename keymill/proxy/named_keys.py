@@ -47,11 +47,15 @@ def strange_key(
     for each in injected:
         if not claims.server_side:
             return _PLAYERS_KEY
-        opened = unwrap(_meant(each, asset, view, now_ms), keys)
+        name = each.label or (each.kid or b"").hex()
+        meant = _meant(each, asset, view, now_ms)
+        if not meant:
+            return _mismatch(f"a key was sent for {name}, which the asset does not have")
+        opened = unwrap(meant, keys)
         if isinstance(opened, Refusal):
             return opened
         if not any(key.clear.cek == each.cek for key in opened):
-            return _mismatch(f"the key sent for {each.label or (each.kid or b'').hex()} is not the stored one")
+            return _mismatch(f"the key sent for {name} is not the stored one")
     return None
 
 

@@ -2,6 +2,8 @@
 
 from typing import Final, NamedTuple
 
+import msgspec
+
 from keymill.core import policy
 from keymill.core.policy import NOTHING_ASKED, Asks, Grant, Scope
 from keymill.proxy import named_keys
@@ -102,8 +104,10 @@ def asks_of(request: LicenseRequest, caller: Caller, asset: AssetRecord, view: R
     said = named_keys.policy_of(message, asset, view)
     if isinstance(said, Refusal):
         return said
+    if caller.claims.server_side and message.exclusively:
+        return Asks(overrides=msgspec.structs.replace(said, can_play=message.can_play), exclusively=True, limits=limits)
     if caller.claims.server_side:
-        return Asks(overrides=said, exclusively=message.exclusively, limits=limits)
+        return Asks(overrides=said, limits=limits)
     return Asks(limits=(*limits, said))
 
 

@@ -109,27 +109,44 @@ def test_missing_sound_key_is_seen(up: Stack, packaged: Packaged, chromium: Path
     assert not seen.played
 
 
-def test_withheld_tracks_do_not_play(up: Stack, packaged: Packaged, chromium: Path) -> None:
-    """With a token for SD and sound the film plays in SD; the HD key never reaches the player."""
-    seen = play(chromium, packaged, license_url(up, packaged, "--tracks", "SD,AUDIO"))
+def shows_sd_alone(seen: Playback, packaged: Packaged) -> None:
+    """The film played, in SD; the HD key never reached the player."""
     assert [] == seen.errors
     assert seen.played
     assert SD_WIDTH == seen.width
     assert {packaged.kids[label].hex() for label in ("SD", "AUDIO")} == set(seen.statuses)
 
 
-def test_a_policy_denies_and_allows_again(up: Stack, packaged: Packaged, chromium: Path) -> None:
-    """can_play false in the asset's policy refuses the license, with its own reason; policy 0 gives it again."""
-    asset = f"{up.up.gateway}/v1/organizations/demo/assets/{packaged.asset}/policy?wait=1"
+@contextmanager
+def policy_of(up: Stack, packaged: Packaged, document: dict[str, object], **query: str) -> Iterator[None]:
+    """The asset under a new policy inside the block, and under policy 0 again after it."""
+    organization = f"{up.up.gateway}/v1/organizations/demo"
     headers = {"Authorization": f"Bearer {up.up.credentials.api_key}"}
     with httpx.Client(headers=headers, trust_env=False, timeout=30) as api:
-        policies = f"{up.up.gateway}/v1/organizations/demo/policies"
-        denying = api.post(policies, params={"name": "denies"}, json={"can_play": False}).json()["policy_id"]
-        assert api.post(asset, json={"policy_id": denying}).status_code == 201
+        asset = f"{organization}/assets/{packaged.asset}/policy?wait=1"
+        made = api.post(f"{organization}/policies", params={"name": "browser", **query}, json=document).json()
+        assert api.post(asset, json={"policy_id": made["policy_id"]}).status_code == 201
         try:
-            seen = play(chromium, packaged, license_url(up, packaged), settle_s=1.0)
+            yield
         finally:
             assert api.post(asset, json={"policy_id": 0}).status_code == 201
+
+
+def test_tracks_that_a_token_withholds_do_not_play(up: Stack, packaged: Packaged, chromium: Path) -> None:
+    """With a token for SD and sound the film plays in SD."""
+    shows_sd_alone(play(chromium, packaged, license_url(up, packaged, "--tracks", "SD,AUDIO")), packaged)
+
+
+def test_tracks_that_a_policy_withholds_do_not_play(up: Stack, packaged: Packaged, chromium: Path) -> None:
+    """Under Azure's SD_ONLY template the film plays in SD."""
+    with policy_of(up, packaged, {"allowed_track_types": "SD_ONLY"}, format="azure-widevine"):
+        shows_sd_alone(play(chromium, packaged, license_url(up, packaged)), packaged)
+
+
+def test_a_policy_denies_and_allows_again(up: Stack, packaged: Packaged, chromium: Path) -> None:
+    """can_play false in the asset's policy refuses the license, with its own reason; policy 0 gives it again."""
+    with policy_of(up, packaged, {"can_play": False}):
+        seen = play(chromium, packaged, license_url(up, packaged), settle_s=1.0)
     assert "playback_denied" == json.loads(seen.errors[0].data[0]["data"][2])["code"]
     assert (0, False) == (seen.frames, seen.played)
     assert play(chromium, packaged, license_url(up, packaged)).played

@@ -286,9 +286,10 @@ def test_a_request_says_no_more_than_it_says():
     [({}, True), ({"policy_overrides": {}}, False), ({"policy_overrides": {"can_play": True}}, True)],
 )
 def test_an_exclusive_request_has_the_documents_defaults(document, can_play):
-    """Nothing stands behind it, so what a template means by absence it means too."""
+    """Nothing stands behind it then, so what a template means by absence it means too; it says no more than it did."""
     message = request(document | {"use_policy_overrides_exclusively": True})
-    assert message.exclusively and message.policy.can_play is can_play
+    assert message.exclusively and message.can_play is can_play
+    assert message.policy.can_play is document.get("policy_overrides", {}).get("can_play")
 
 
 def test_a_spec_may_name_its_track_by_key_id():

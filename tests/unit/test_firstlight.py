@@ -192,6 +192,12 @@ def test_the_first_fault_in_the_documented_order_is_told(rig: ProxyRig, size: in
         assert FAULTS[names[0]][1] == (answer.status_code, answer.json()["errorCode"]), names
 
 
+def test_a_token_of_another_address_is_an_invalid_one(rig: ProxyRig) -> None:
+    """201 and 401 like every other invalid token."""
+    answer = ask(rig, ptoken=rig.token("film", ip="203.0.113.9"))
+    assert (401, 201) == (answer.status_code, answer.json()["errorCode"])
+
+
 def test_among_a_tokens_faults_its_expiry_comes_first(rig: ProxyRig) -> None:
     """An expired token that would not be valid yet, and is another address's, says that it has expired."""
     token = rig.token("film", expires_in=-5, nbf=time.time() + 60, ip="203.0.113.9", jti="late")

@@ -89,10 +89,23 @@ def test_tightening_is_idempotent_and_the_limits_need_no_order(first, second, th
 def test_an_override_says_the_last_word(policy, overrides):
     """What it says holds, looser or not; what it leaves out stays."""
     merged = override(policy, overrides)
-    for name in (*PERMISSIONS, *DURATIONS, "allowed_tracks"):
+    for name in (*PERMISSIONS, *DURATIONS):
         said = getattr(overrides, name)
         assert getattr(merged, name) == (getattr(policy, name) if said is None else said)
     assert override(policy, None) is policy
+
+
+@given(policy=POLICIES, overrides=POLICIES, label=LABEL)
+def test_an_override_s_track_specs_choose_the_tracks(policy, overrides, label):
+    """Instead of what was allowed; what it allows chooses among the tracks of stored specs, whose demands stay."""
+    merged = override(policy, overrides)
+    if overrides.tracks is not None:
+        assert allows(released(merged), label) == allows(released(overrides), label)
+    elif overrides.allowed_tracks is not None:
+        named = None if policy.tracks is None else [track.label for track in policy.tracks]
+        assert allows(released(merged), label) == (allows(overrides.allowed_tracks, label) and allows(named, label))
+    else:
+        assert allows(released(merged), label) == allows(released(policy), label)
 
 
 def test_an_override_of_one_demand_keeps_the_others():

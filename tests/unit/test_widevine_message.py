@@ -131,6 +131,22 @@ def test_exclusive_overrides_without_can_play_are_a_refusal(rig: ProxyRig, serve
     """As the document has it: false unless it is said."""
     silent = ask(rig, server_side=True, policy_overrides={}, use_policy_overrides_exclusively=True)
     refused(silent, Reason.PLAYBACK_DENIED)
+    assert 200 == ask(rig, policy_overrides={}, use_policy_overrides_exclusively=True).status_code  # a player's word
+
+
+def test_a_servers_specs_widen_what_the_stored_policy_allows(rig: ProxyRig, server: LicenseServer) -> None:
+    """Specs and allowed track types exclude each other, so a server's specs stand in their place; a player's do not."""
+    rig.put_policy(3, version=2, allowed_tracks=("SD", "AUDIO"))
+    for server_side in (True, False):
+        assert 200 == ask(rig, server_side=server_side, content_key_specs=SPECS).status_code
+    wide, narrow = ({key.label for key in granted.keys} for granted in server.asked)
+    assert ({"SD", "HD", "AUDIO"}, {"SD", "AUDIO"}) == (wide, narrow)
+
+
+def test_a_key_for_a_track_that_the_asset_lacks_is_no_stored_key(rig: ProxyRig, server: LicenseServer) -> None:
+    """409, and the message says that there is no such track."""
+    specs = [*SPECS, {"track_type": "UHD1", "key": b64(bytes(16))}]
+    refused(ask(rig, server_side=True, content_key_specs=specs), Reason.KEY_MISMATCH, "UHD1", "does not have")
 
 
 def test_nobody_plays_what_is_denied_by_asking(rig: ProxyRig, server: LicenseServer) -> None:

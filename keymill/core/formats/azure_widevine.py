@@ -50,10 +50,11 @@ class WidevineMessage(Record, frozen=True, kw_only=True):
 
     Args:
         payload: the challenge.
-        policy: what the request says, no more: `can_play` is None unless it is said, or *exclusively* holds.
+        policy: what the request says, no more: `can_play` is None unless it is said.
         by_kid: specs without a track type, not in `policy.tracks` yet; `resolved` puts them there.
         injected: content keys, which must be the stored ones.
-        exclusively: the overrides hold alone, and nothing of a stored policy.
+        exclusively: the overrides are to hold alone, and nothing of a stored policy.
+        can_play: what the document comes to where they do.
         parse_only: no license is wanted, only what the challenge tells.
     """
 
@@ -62,6 +63,7 @@ class WidevineMessage(Record, frozen=True, kw_only=True):
     by_kid: tuple[KidTerms, ...] = ()
     injected: tuple[MessageKey, ...] = ()
     exclusively: bool = False
+    can_play: bool = True
     parse_only: bool = False
 
     def __repr__(self) -> str:
@@ -117,21 +119,18 @@ def read_message(data: bytes) -> WidevineMessage:
         InvalidRecord: names the member, in the document's words.
     """
     document = azure_document.decode(data)
-    policy = policy_of(document)
-    exclusively = document.use_policy_overrides_exclusively is True
-    if exclusively:
-        policy = msgspec.structs.replace(policy, can_play=can_play(document))
     specs = document.content_key_specs or ()
     return WidevineMessage(
         payload=or_none(document.payload),
-        policy=policy,
+        policy=policy_of(document),
         by_kid=tuple(_by_kid(spec) for spec in specs if spec.track_type is UNSET),
         injected=tuple(
             MessageKey(cek=Secret(spec.key), label=or_none(spec.track_type), kid=or_none(spec.key_id))
             for spec in specs
             if isinstance(spec.key, bytes)
         ),
-        exclusively=exclusively,
+        exclusively=document.use_policy_overrides_exclusively is True,
+        can_play=can_play(document),
         parse_only=document.parse_only is True,
     )
 

@@ -48,6 +48,7 @@ ERRORS: Final[dict[Reason, tuple[str, int, int]]] = {
     Reason.TOKEN_EXPIRED: BAD_TOKEN,
     Reason.TOKEN_NOT_YET_VALID: BAD_TOKEN,
     Reason.TOKEN_USED: BAD_TOKEN,
+    Reason.TOKEN_ADDRESS: BAD_TOKEN,
     Reason.MALFORMED: BAD_REQUEST,
     Reason.TOO_LARGE: BAD_REQUEST,
     Reason.NO_LICENSE_SERVER: BAD_REQUEST,

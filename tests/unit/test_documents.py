@@ -194,6 +194,21 @@ def test_a_version_selects_its_configuration(rig: ProxyRig) -> None:
         assert (200, seconds) == (answer.status_code, server.asked[-1].policy.license_duration_s)
 
 
+def test_a_service_is_its_organizations_own(rig: ProxyRig) -> None:
+    """Of two services of one name the token's organization has one, and its limits are the ones that hold."""
+    rig.ingest("clip", "HD", organization="other")
+    expected = {"demo": ("film", 60), "other": ("clip", 30)}
+    for organization, (_, seconds) in expected.items():
+        limits = Policy(license_duration_s=seconds)
+        rig.put_service("cinema", organization=organization, drm_system=DrmSystem.WIDEVINE, limits=limits)
+    for organization, (asset, seconds) in expected.items():
+        server = rig.put_license_server(DrmSystem.WIDEVINE, organization=organization)
+        token = rig.token(asset, organization=organization)
+        query = {"service": "cinema", "version": "1.0", "kid": rig.kid(asset).hex(), "ptoken": token}
+        assert 200 == rig.request("POST", "/getlicense", params=query, content=CHALLENGE).status_code
+        assert [seconds] == [each.policy.license_duration_s for each in server.asked]
+
+
 # Azure
 
 

@@ -9,10 +9,13 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from starlette.requests import Request
 
 from keymill.core.envelope import unwrap_keys
 from keymill.core.formats import naver
 from keymill.core.merging import widevine_terms
+from keymill.gateway.dialects.naver_route import _signed
+from keymill.http.problems import HttpReject
 from keymill.proxy.upstream import entitlement_message
 from keymill.proxy.upstream.widevine_message import license_message
 from keymill.secret import Secret
@@ -194,6 +197,21 @@ def test_a_version_selects_its_configuration(rig: ProxyRig) -> None:
         assert (200, seconds) == (answer.status_code, server.asked[-1].policy.license_duration_s)
 
 
+def test_a_service_is_its_organizations_own(rig: ProxyRig) -> None:
+    """Of two services of one name the token's organization has one, and its limits are the ones that hold."""
+    rig.ingest("clip", "HD", organization="other")
+    expected = {"demo": ("film", 60), "other": ("clip", 30)}
+    for organization, (_, seconds) in expected.items():
+        limits = Policy(license_duration_s=seconds)
+        rig.put_service("cinema", organization=organization, drm_system=DrmSystem.WIDEVINE, limits=limits)
+    for organization, (asset, seconds) in expected.items():
+        server = rig.put_license_server(DrmSystem.WIDEVINE, organization=organization)
+        token = rig.token(asset, organization=organization)
+        query = {"service": "cinema", "version": "1.0", "kid": rig.kid(asset).hex(), "ptoken": token}
+        assert 200 == rig.request("POST", "/getlicense", params=query, content=CHALLENGE).status_code
+        assert [seconds] == [each.policy.license_duration_s for each in server.asked]
+
+
 # Azure
 
 
@@ -244,6 +262,26 @@ def test_each_clock_is_said_as_it_is_meant(rig: ProxyRig, member: str, seconds: 
 
 
 # NAVER
+
+SIGNATURE_HEADERS = ("x-ncp-apigw-timestamp", "x-ncp-iam-access-key", "x-ncp-apigw-signature-v2")
+
+
+@pytest.mark.parametrize("missing", SIGNATURE_HEADERS)
+def test_each_naver_signature_header_is_required(missing: str) -> None:
+    """401 names the one that is not there, or that is empty."""
+    for lost in ({}, {missing: ""}):
+        given = {name: "1" for name in SIGNATURE_HEADERS if name != missing} | lost
+        headers = [(name.encode(), value.encode()) for name, value in given.items()]
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "raw_path": b"/api/v1/policy",
+            "query_string": b"",
+            "headers": headers,
+        }
+        with pytest.raises(HttpReject) as refusal:
+            _signed(Request(scope))
+        assert (401, f"{missing} missing") == (refusal.value.status, str(refusal.value))
 
 
 def said_to_widevine(body: dict[str, Any], *labels: str) -> dict[str, Any]:

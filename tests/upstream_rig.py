@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,6 +106,20 @@ def table(kind: str, double: Double, system: str = "widevine", **more: Any) -> d
         case _:
             common |= {"url": f"{double.url}/forward/{system}", "headers": {"X-Api-Key": API_KEY}}
     return common | more
+
+
+def toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
+    """The tables as a settings file has them, which also allows the double's address."""
+    lines = ['upstream_allow = ["127.0.0.1"]']
+    for name, members in tables.items():
+        lines += ["", f"[upstreams.{name}]", *(f"{member} = {_toml(value)}" for member, value in members.items())]
+    return "\n".join([*lines, ""])
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{json.dumps(name)} = {_toml(each)}" for name, each in value.items()) + " }"
+    return json.dumps(str(value) if isinstance(value, Path) else value)
 
 
 class UpstreamRig(ProxyRig):

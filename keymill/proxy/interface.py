@@ -13,11 +13,12 @@ ANY: Final = "*/*"
 
 
 class Parameter(Record, frozen=True, kw_only=True):
-    """A member of the query; `values` are all that it may be, where they are few."""
+    """A member of the query; `values` are all that it may be, where they are few, and a whole one matches `pattern`."""
 
     name: str
     description: str
     values: tuple[str, ...] = ()
+    pattern: str = ""
     required: bool = False
 
 

@@ -21,7 +21,7 @@ _PATH: Final[dict[str, Json]] = {
     "asset": {"type": "string", "pattern": f"^{ids.NAME.pattern}$"},
     "kid": {"type": "string", "format": "uuid"},
 }
-"""The schema of a path's named part."""
+"""The schema of a path's named part; of any other, text."""
 _RETRY_AFTER: Final = {
     "Retry-After": {"required": True, "schema": {"type": "integer"}, "description": "seconds until it may succeed"}
 }
@@ -65,13 +65,15 @@ def _operation(route: LicenseRoute) -> Json:
 
 
 def _part(name: str) -> Json:
-    return {"name": name, "in": "path", "required": True, "schema": _PATH[name]}
+    return {"name": name, "in": "path", "required": True, "schema": _PATH.get(name, {"type": "string"})}
 
 
 def _member(parameter: Parameter) -> Json:
     schema: Json = {"type": "string"}
     if parameter.values:
         schema["enum"] = list(parameter.values)
+    if parameter.pattern:
+        schema["pattern"] = f"^{parameter.pattern}$"
     return {
         "name": parameter.name,
         "in": "query",

@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,7 +24,7 @@ from tests.e2e.programs import children_of, get, wait_for
 from tests.e2e.up import keymill_up
 from tests.license_server.licenses import challenge_of, read_license
 from tests.license_server.protocols import SESSION_SECRET
-from tests.upstream_rig import API_KEY, COMMUNICATION_KEY, SIGNER_IV, SIGNER_KEY, Double, double_of, table
+from tests.upstream_rig import API_KEY, COMMUNICATION_KEY, SIGNER_IV, SIGNER_KEY, Double, double_of, table, toml
 
 pytestmark = pytest.mark.timeout(170)
 SERVERS = {"widevine": "widevine", "playready": "entitlement", "fairplay": "entitlement"}
@@ -71,21 +70,11 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     with double_of() as double:
         tables = {f"a-{system}": table(kind, double, system, deadline_s=1.0) for system, kind in SERVERS.items()}
         file = folder / "keymill.toml"
-        file.write_text('log_level = "debug"\nupstream_allow = ["127.0.0.1"]\n' + "".join(map(toml, tables.items())))
+        file.write_text('log_level = "debug"\n' + toml(tables))
         with keymill_up(folder / "data", arguments=["--settings", str(file)]) as up:
             k_fp = Keyring(KeyFile(Path(up.up.data) / "keys.json")).k_fp(ORGANIZATION)
             double.next(fingerprint_key=k_fp.reveal().hex())
             yield House(up, double)
-
-
-def toml(named: tuple[str, dict[str, Any]]) -> str:
-    """A table of the settings file."""
-    name, members = named
-    lines = [
-        f"{member} = {json.dumps(str(value) if isinstance(value, Path) else value)}"
-        for member, value in members.items()
-    ]
-    return "\n".join([f"\n[upstreams.{name}]", *lines, ""])
 
 
 def fingerprints(up: Stack, asset: str) -> dict[str, str]:

@@ -391,12 +391,15 @@ def test_openapi_and_page(rig: Rig) -> None:
         "/v1/organizations/{organization}/entitlements/{user}/{product}",
         "/api/v1/policy",
         "/api/v1/policy/{policy_id}",
+        *("/healthz", "/readyz", "/metrics"),
     }
     references = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(document)))
     assert references <= set(document["components"]["schemas"])
     post = document["paths"]["/v1/organizations/{organization}/assets"]["post"]
     assert post["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/IngestBody")
-    assert {"201", "202", "400", "401", "403", "409", "413", "422", "503"} == set(post["responses"])
+    assert {"201", "202", "400", "401", "403", "409", "413", "422", "431", "503"} == set(post["responses"])
+    ended = document["paths"]["/v1/organizations/{organization}/entitlements/{user}/{product}"]["delete"]
+    assert {"202", "204", "400", "401", "403", "431", "503"} == set(ended["responses"])
     page = httpx.get(f"{rig.gateway.url}/docs").text
     assert "IngestBody" in page and "<script" not in page and "http" not in page.replace("http-equiv", "")
 

@@ -2,10 +2,12 @@
 The OpenAPI documents against the running programs: schemathesis asks gateway and proxy what the documents allow, and
 what they do not.
 
-Each request is sent as it was made, again with a valid credential and names that exist, and once more with a body that
-the endpoint understands.
+Each request is sent with a valid credential and names that exist; some also as they were made, and with a body that the
+endpoint understands.
 """
 
+import base64
+import hmac
 import os
 import shutil
 import signal
@@ -33,19 +35,26 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from keymill.ops import access
 from keymill.ops.supervise import Child
 from keymill.ops.tokens import ensure_token_key, put_service
+from schemas.access import Service
+from schemas.values import DrmSystem
 from tests.broker import running_broker
 from tests.conftest import PROFILE
-from tests.e2e.test_upstreams import toml
 from tests.gateway_rig import ORGANIZATION, Rig, eventually, running
 from tests.license_server.licenses import challenge_of
 from tests.proxy_rig import b64, challenge
-from tests.upstream_rig import Double, double_of, table
+from tests.unit.test_naver_format import PRINTED
+from tests.upstream_rig import Double, double_of, table, toml
 
 pytestmark = pytest.mark.timeout(170)
 EXAMPLES = 10
 """Per operation, beside the ones that schemathesis makes of every document, about 40."""
+STRANGE = 10
+"""Examples of an operation that are sent as they are made, too, without and with a credential."""
+UNDERSTOOD = 4
+"""Examples of an operation that are sent with a body that is understood, too: each changes something."""
 NOWHERE = "127.0.0.1:9"
 """The discard port, where nobody listens."""
 SYSTEMS = {"widevine": "widevine", "playready": "entitlement", "fairplay": "forward"}
@@ -57,6 +66,9 @@ WIDEVINE = "/widevine/{organization}/{asset}"
 FAIRPLAY = "/fairplay/{organization}/{asset}"
 TPSTREAMS = "/api/v1/{organization}/assets/{asset}/drm_license"
 ASSETS = "/v1/organizations/{organization}/assets"
+POLICIES = "/v1/organizations/{organization}/policies"
+ENTITLEMENT = "/v1/organizations/{organization}/entitlements/{user}/{product}"
+NAVER = "/api/v1/policy"
 HEALTH = {"/healthz", "/readyz", "/metrics"}
 OCTETS, JSON = "application/octet-stream", "application/json"
 DOCUMENTED = [
@@ -67,28 +79,67 @@ DOCUMENTED = [
 ]
 
 
+class Signature(requests.auth.AuthBase):
+    """Signs whatever goes over the wire, as NAVER's policy API wants it."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._key, self._secret = rig.ncp.secrets["ncp_access_key"], rig.ncp.secrets["ncp_secret_key"]
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        stamp = str(time.time_ns() // 1_000_000)
+        message = f"{request.method} {request.path_url}\n{stamp}\n{self._key}".encode()
+        digest = hmac.digest(self._secret.encode(), message, "sha256")
+        request.headers["x-ncp-apigw-timestamp"] = stamp
+        request.headers["x-ncp-iam-access-key"] = self._key
+        request.headers["x-ncp-apigw-signature-v2"] = base64.b64encode(digest).decode()
+        request.headers["x-ncp-region_code"] = "KR"
+        return request
+
+
 @dataclass
 class Target:
-    """A program, and a caller whom it knows: path parts, headers, query, and bodies by path."""
+    """
+    A program, and what a caller of it knows.
+
+    Args:
+        names, query: parts of paths and members of queries that stand for something.
+        bodies: a body that is understood, by method and path.
+        headers, tokens, auth: a credential, in headers, in the query, or over the whole request.
+        down: whether it lacks something, so that it may say so.
+    """
 
     url: str
     names: Mapping[str, str]
-    headers: Mapping[str, str] = field(default_factory=dict)
+    bodies: Mapping[tuple[str, str], tuple[str, Any]]
     query: Mapping[str, str] = field(default_factory=dict)
-    bodies: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    tokens: Mapping[str, str] = field(default_factory=dict)
+    auth: "Signature | None" = None
     down: bool = False
     seen: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+    asked: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     session: requests.Session = field(default_factory=requests.Session)
 
     def ask(self, case: schemathesis.Case) -> None:
-        """Send the request three times, each with more that is right."""
-        self.send(case)
-        parts = case.path_parameters or {}
+        """Send the request with a credential and names that exist; the first ones also with less, and with more."""
+        path, parts = case.operation.path, case.path_parameters or {}
+        place = (case.operation.method.upper(), path)
+        self.asked[place] += 1
+        if self.asked[place] <= STRANGE:
+            self.send(case)
+            self.send(case, **self.credential(path))
         case.path_parameters = {**parts, **{name: value for name, value in self.names.items() if name in parts}}
-        self.send(case, headers=dict(self.headers), params=dict(self.query))
-        if case.operation.path in self.bodies:
-            case.media_type, case.body = self.bodies[case.operation.path]
-            self.send(case, headers=dict(self.headers), params=dict(self.query))
+        self.send(case, **self.credential(path, self.query))
+        if place in self.bodies and self.asked[place] <= UNDERSTOOD:
+            case.media_type, case.body = self.bodies[place]
+            self.send(case, params=dict(self.query))
+            self.send(case, **self.credential(path, self.query))
+
+    def credential(self, path: str, query: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """What makes a request this caller's; the query's other members beside it."""
+        if self.auth and path.startswith(NAVER):
+            return {"auth": self.auth}
+        return {"headers": dict(self.headers), "params": {**self.tokens, **(query or {})}}
 
     def send(self, case: schemathesis.Case, **more: Any) -> None:
         """Send it; the answer must be as documented, and no fault of a server but where something is down."""
@@ -126,6 +177,8 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     with running_broker() as bootstrap, running(bootstrap, tmp_path_factory.mktemp("data")) as up:
         ensure_token_key(up.data, bootstrap, ORGANIZATION)
         put_service(bootstrap, ORGANIZATION)
+        service = Service(organization=ORGANIZATION, service="widevine", version="1.0", drm_system=DrmSystem.WIDEVINE)
+        access.publish(bootstrap, [service])
         yield up
 
 
@@ -146,10 +199,10 @@ def double() -> Iterator[Double]:
 
 
 @contextmanager
-def proxy_of(data: Path, bootstrap: str, tables: Mapping[str, Any]) -> Iterator[str]:
-    """Run a proxy with these license servers; its address."""
+def proxy_of(data: Path, bootstrap: str, tables: Mapping[str, Any], *, patience_s: float = 20) -> Iterator[str]:
+    """Run a proxy with these license servers; its address. It may take so long to stop, and is killed then."""
     file = data / f"proxy-{time.monotonic_ns()}.toml"
-    file.write_text('upstream_allow = ["127.0.0.1"]\n' + "".join(map(toml, tables.items())))
+    file.write_text(toml(tables))
     environment = {"KEYMILL_BOOTSTRAP": bootstrap, "KEYMILL_DATA": str(data), "KEYMILL_MAP_SIZE_GIB": "1"}
     given = {"KEYMILL_PROXY_PORT": "0", "KEYMILL_MISSING_WAIT_MS": "0"}
     child = Child("proxy", ["proxy", "--settings", str(file)], environment | given)
@@ -159,7 +212,7 @@ def proxy_of(data: Path, bootstrap: str, tables: Mapping[str, Any]) -> Iterator[
         yield child.url
     finally:
         child.signal_stop()
-        child.wait_stopped(time.monotonic() + 20)
+        child.wait_stopped(time.monotonic() + patience_s)
 
 
 def tables_of(double: Double, **more: Any) -> dict[str, Any]:
@@ -167,36 +220,47 @@ def tables_of(double: Double, **more: Any) -> dict[str, Any]:
     return {f"a-{name}": table(kind, double, name, organization=ORGANIZATION, **more) for name, kind in SYSTEMS.items()}
 
 
-def player(rig: Rig, url: str, kids: Mapping[str, bytes]) -> Target:
+def player(rig: Rig, url: str, kids: Mapping[str, bytes], *, service: str = "demo") -> Target:
     """The proxy as a player asks it."""
     issue = [sys.executable, "-m", "keymill.ops.cli", "token", "issue", "--data", str(rig.data), "--asset", "film"]
     issued = subprocess.run(
         [*issue, "--organization", ORGANIZATION, "--server-side"], capture_output=True, text=True, check=True
     )
-    token, octets = issued.stdout.strip(), (OCTETS, challenge_of())
-    query = {"token": token, "access_token": token, "ptoken": token, "drm": "widevine", "drm_type": "playready"}
-    query |= {"asset": "film", "service": "demo", "version": "1.0", "kid": kids["SD"].hex()}
+    tokens, octets = dict.fromkeys(("token", "access_token", "ptoken"), issued.stdout.strip()), (OCTETS, challenge_of())
+    query = {
+        "drm": "widevine",
+        "drm_type": "playready",
+        "asset": "film",
+        "service": service,
+        "version": "1.0",
+        "kid": kids["SD"].hex(),
+    }
     names = {"organization": ORGANIZATION, "asset": "film", "kid": str(UUID(bytes=kids["HLS_AES128"]))}
-    bodies = dict.fromkeys((WIDEVINE, FAIRPLAY, TPSTREAMS, "/license"), octets)
+    bodies: dict[str, tuple[str, Any]] = dict.fromkeys((WIDEVINE, FAIRPLAY, TPSTREAMS, "/license"), octets)
     bodies[PLAYREADY] = ("text/xml", octets[1])
     bodies[CLEARKEY] = (JSON, {"kids": [b64(kids["SD"])], "type": "temporary"})
     bodies[FIRSTLIGHT] = (OCTETS, challenge(kids["SD"]))
-    return Target(url, names, {}, query, bodies)
+    return Target(url, names, {("POST", path): body for path, body in bodies.items()}, query, tokens=tokens)
 
 
 def packager(rig: Rig, url: str) -> Target:
     """The gateway as an ingest system asks it."""
     change = ASSETS + "/{asset}"
-    bodies = dict.fromkeys((f"{change}/rotate", f"{change}/revoke", f"{change}/restore"), (JSON, {}))
-    bodies |= {ASSETS: (JSON, {"asset_id": "asked"}), f"{change}/policy": (JSON, {"policy_id": 1})}
+    bodies: dict[tuple[str, str], tuple[str, Any]] = {
+        ("POST", f"{change}/{name}"): (JSON, {}) for name in ("rotate", "revoke", "restore")
+    }
+    bodies |= {("POST", ASSETS): (JSON, {"asset_id": "asked"}), ("POST", f"{change}/policy"): (JSON, {"policy_id": 1})}
+    bodies |= dict.fromkeys((("POST", POLICIES), ("PUT", POLICIES + "/{policy_id}")), (JSON, {"can_play": True}))
+    bodies |= dict.fromkeys((("POST", NAVER), ("PUT", NAVER + "/{policy_id}")), (JSON, PRINTED))
     headers = {"authorization": f"Bearer {rig.key.secrets['api_key']}"}
-    return Target(url, {"organization": ORGANIZATION, "asset": "asked"}, headers, {}, bodies)
+    names = {"organization": ORGANIZATION, "asset": "asked", "policy_id": "1", "user": "u", "product": "p"}
+    return Target(url, names, bodies, headers=headers, auth=Signature(rig))
 
 
 @pytest.fixture(scope="module")
 def proxy(rig: Rig, double: Double, kids: Mapping[str, bytes]) -> Iterator[Target]:
     """A proxy that has caught up."""
-    with proxy_of(rig.data, rig.bootstrap, tables_of(double)) as url:
+    with proxy_of(rig.data, rig.bootstrap, tables_of(double, deadline_s=1.0)) as url:
         eventually(lambda: httpx.get(f"{url}/readyz").status_code == 200)
         yield player(rig, url, kids)
 
@@ -217,15 +281,17 @@ def ask_all(target: Target, document: Any, subtests: pytest.Subtests) -> None:
 
 
 def ask(case: schemathesis.Case, target: Target) -> None:
-    """One request, three times."""
+    """One example; a function of its own, since schemathesis gives it its arguments."""
     target.ask(case)
 
 
 def test_gateway_answers_as_documented(gateway: Target, seed: int, subtests: pytest.Subtests) -> None:
     """Whatever is asked: a documented status, in its form, and never a fault of the gateway's."""
     ask_all(gateway, document_of(gateway, seed), subtests)
-    assert {201, 202} & gateway.seen[ASSETS] and {400, 401, 403} <= gateway.seen[ASSETS]
+    assert {202, 400, 401, 403} <= gateway.seen[ASSETS]
     assert {200, 401, 403} <= gateway.seen[ASSETS + "/{asset}"]
+    assert {201, 400, 401, 403} <= gateway.seen[POLICIES] and {200, 400, 401} <= gateway.seen[NAVER]
+    assert {200, 401, 403} <= gateway.seen[ENTITLEMENT]
 
 
 def test_proxy_answers_as_documented(proxy: Target, seed: int, subtests: pytest.Subtests) -> None:
@@ -234,19 +300,45 @@ def test_proxy_answers_as_documented(proxy: Target, seed: int, subtests: pytest.
     assert {} == {path: seen for path, seen in proxy.seen.items() if path not in HEALTH and not {200, 401} <= seen}
 
 
-def test_license_server_is_down(
+ASKS_SERVER = (WIDEVINE, PLAYREADY, FAIRPLAY, TPSTREAMS, "/license", FIRSTLIGHT)
+
+
+def test_license_server_cannot_be_reached(
     rig: Rig, double: Double, kids: Mapping[str, bytes], seed: int, subtests: pytest.Subtests
 ) -> None:
-    """Nobody there is 503, no answer in time 504, an answer that is none 502; on /getlicense all of it is 500."""
-    nowhere = Double(9, double.process)
-    with proxy_of(rig.data, rig.bootstrap, tables_of(nowhere)) as url:
+    """Nobody listens there: 503 wherever a license server is needed, and on /getlicense 500."""
+    with proxy_of(rig.data, rig.bootstrap, tables_of(Double(9, double.process))) as url:
         eventually(lambda: httpx.get(f"{url}/readyz").status_code == 200)
-        target = player(rig, url, kids)
+        target = player(rig, url, kids, service="widevine")
         target.down = True
-        document = document_of(target, seed, 3, coverage=False)
-        ask_all(target, document, subtests)
-        asked = {path: 503 in target.seen[path] for path in (WIDEVINE, PLAYREADY, FAIRPLAY, TPSTREAMS, "/license")}
-        assert all(asked.values()), asked
+        ask_all(target, document_of(target, seed, 3, coverage=False), subtests)
+        for path in ASKS_SERVER:
+            assert (500 if path == FIRSTLIGHT else 503) in target.seen[path], path
+
+
+@pytest.mark.parametrize(
+    ("misbehaviour", "status", "paths"),
+    [
+        ({"mode": "status", "status": 500}, 502, ASKS_SERVER),
+        ({"mode": "slow", "seconds": 3}, 504, (PLAYREADY, "/license", FIRSTLIGHT)),
+    ],
+    ids=["no license", "no answer in time"],
+)
+def test_license_server_misbehaves(
+    rig: Rig, proxy: Target, double: Double, kids: Mapping[str, bytes], misbehaviour: Any, status: int, paths: list[str]
+) -> None:
+    """No license is 502, no answer in time 504, and on /getlicense 500; each is documented, in its form."""
+    target = player(rig, proxy.url, kids, service="widevine")
+    target.down = True
+    document = document_of(target, 1)
+    for path in paths:
+        kind, body = target.bodies["POST", path]
+        parts = {name: value for name, value in target.names.items() if f"{{{name}}}" in path}
+        query = {**target.tokens, **target.query}
+        double.next(misbehaviour)
+        target.send(document[path]["POST"].Case(path_parameters=parts, query=query, media_type=kind, body=body))
+        assert {500 if path == FIRSTLIGHT else status} == target.seen[path]
+    double.next()
 
 
 def test_proxy_that_never_caught_up(
@@ -254,7 +346,7 @@ def test_proxy_that_never_caught_up(
 ) -> None:
     """Without brokers a new proxy says 503 to every license request that can be read, and 500 on /getlicense."""
     shutil.copy(rig.data / "keys.json", tmp_path)
-    with proxy_of(tmp_path, NOWHERE, {}) as url:
+    with proxy_of(tmp_path, NOWHERE, {}, patience_s=0) as url:  # its follower waits 10 s for a broker
         target = player(rig, url, kids)
         target.down = True
         ask_all(target, document_of(target, seed, 3, coverage=False), subtests)

@@ -1,11 +1,15 @@
-"""The proxy's OpenAPI document says what the table of routes, the dialects and their refusals are."""
+"""The OpenAPI documents: the proxy's says what routes, dialects and refusals are, the gateway's what it was told."""
 
 import json
 import re
 from collections.abc import Iterator
 
 import pytest
+from fastapi import FastAPI
+from starlette.responses import Response
 
+from keymill.gateway import openapi as gateway_openapi
+from keymill.gateway import openapi_policies
 from keymill.http.openapi import page
 from keymill.proxy import openapi
 from keymill.proxy.dialects import firstlight
@@ -100,3 +104,20 @@ def test_documented_query_is_the_one_that_is_read(rig: ProxyRig) -> None:
         assert rig.kid("film", "SD") in rig.keys_of(answer)
         assert {answer.headers["content-type"], "*/*"} & set(told["responses"]["200"]["content"])
     assert 4 == len(clearkey)
+
+
+def test_answer_without_a_body_stays_in_the_gateways_document() -> None:
+    """What FastAPI adds by itself goes, and nothing that we say: neither 204 without content, nor our own 422."""
+
+    async def handler(organization: str) -> Response:
+        raise NotImplementedError
+
+    for extra in (openapi_policies.disentitling(), openapi_policies.deleting(), gateway_openapi.packaging()):
+        app, wanted = FastAPI(), set(extra["responses"])
+        app.add_api_route(
+            "/{organization}", handler, methods=["DELETE"], response_class=Response, response_model=None,
+            openapi_extra=extra, summary="",
+        )  # fmt: skip
+        told = gateway_openapi.completed(app.openapi)()["paths"]["/{organization}"]["delete"]["responses"]
+        assert wanted | {"431"} == set(told)
+        assert "HTTPValidationError" not in str(told)

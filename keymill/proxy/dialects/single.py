@@ -21,7 +21,7 @@ interface: Final = Interface(
     description="The organization is the token's, the body as on the endpoint of that DRM system.",
     parameters=(
         Parameter(name="drm", description="the DRM system", values=tuple(DrmSystem), required=True),
-        Parameter(name="asset", description="the asset's id", required=True),
+        Parameter(name="asset", description="the asset's id", pattern=ids.NAME.pattern, required=True),
     ),
     bodies={OCTETS: (), "text/xml": (), JSON: (Document, ClearKeyMessage)},
     licenses={ANY: ()},

@@ -169,7 +169,9 @@ def test_explain_of_no_key_says_so(rig: Rig) -> None:
 
 def test_organizations_are_listed(rig: Rig) -> None:
     """An array, or a table with a header; exit code 3 when no broker answers."""
-    expected = [{"organization": name, "name": name, "revoked": False} for name in (ORGANIZATION, "other")]
+    rules = {"entitlements": "optional", "provider": None}
+    names = (ORGANIZATION, "other")
+    expected = [{"organization": name, "name": name, "revoked": False} | rules for name in names]
     assert expected == told("org", "list", "--bootstrap", rig.bootstrap)
     write_address(rig.data, {"kafka": rig.bootstrap})
     try:
@@ -178,7 +180,8 @@ def test_organizations_are_listed(rig: Rig) -> None:
         assert 0 == keymill("topics", "check", "--data", rig.data).returncode
     finally:
         (rig.data / "up.json").unlink()
-    assert [["organization", "name", "revoked"], [ORGANIZATION, ORGANIZATION, "no"], ["other", "other", "no"]] == shown
+    head = ["organization", "name", "revoked", "entitlements", "provider"]
+    assert [head, *([name, name, "no", "optional", "-"] for name in names)] == shown
     away = keymill("org", "list", "--bootstrap", NOBODY)
     assert (3, "", 1) == (away.returncode, away.stdout, len(away.stderr.splitlines())), away.stderr
 

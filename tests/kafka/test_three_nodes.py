@@ -25,7 +25,8 @@ def kafka() -> Iterator[EmbeddedKafka]:
 
 def written(kafka: EmbeddedKafka, *, within_s: int) -> bool:
     """Say whether one record per partition is acknowledged by all in-sync replicas within the time."""
-    settings = {"acks": "all", "delivery.timeout.ms": within_s * 1000, "log_level": 0}
+    # A frozen node takes connections and answers nothing: a client that asked it first must ask another soon.
+    settings = {"acks": "all", "delivery.timeout.ms": within_s * 1000, "socket.timeout.ms": 5000, "log_level": 0}
     failed, producer = list[KafkaError](), Producer({"bootstrap.servers": kafka.bootstrap, **settings})
     for partition in range(3):
         producer.produce(TOPIC, b"x", partition=partition, on_delivery=lambda e, _: failed.append(e) if e else None)

@@ -12,6 +12,8 @@ from tests.broker import embedded_kafka
 
 pytestmark = pytest.mark.timeout(170)
 TOPIC = "replicated"
+FENCED_S = 90
+"""A frozen node that was controller and leader costs an election, a session, and up to replica.lag.time.max.ms (30 s)."""
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,7 @@ def test_paused_node_is_worked_around(kafka: EmbeddedKafka) -> None:
     """A frozen node loses its leaderships to the others and takes part again when it goes on."""
     kafka.pause(0)
     try:
-        assert written(kafka, within_s=40)
+        assert written(kafka, within_s=FENCED_S)
     finally:
         kafka.resume(0)
     assert written(kafka, within_s=30)

@@ -13,7 +13,7 @@ from tests.broker import embedded_kafka
 pytestmark = pytest.mark.timeout(170)
 TOPIC = "replicated"
 FENCED_S = 90
-"""A frozen node that was controller and leader costs an election, a session, and up to replica.lag.time.max.ms (30 s)."""
+"""A frozen controller and leader costs an election, a session, and up to replica.lag.time.max.ms (30 s)."""
 
 
 @pytest.fixture(scope="module")

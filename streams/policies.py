@@ -12,7 +12,6 @@ from typing import Protocol
 
 from keymill.core.policy_changes import Policies, fold
 from keymill.errors import Misconfigured, Reject, UnknownKey
-from keymill.kafka.producer import Publisher
 from keymill.kms.keyring import Keyring
 from keymill.snapshot.reader import SnapshotReader
 from schemas import topics
@@ -21,7 +20,7 @@ from schemas.events import PolicyChange
 from schemas.ids import scoped_key
 from schemas.records import DeadLetter, PolicyRecord
 from streams.overlay import Overlay
-from streams.publish import Agent, Due, EndOffset
+from streams.publish import Agent, Due
 from streams.raw import check_key, coordinates_of, dead_letter, request_id_of, value_in_place
 from streams.runs import RawRecord, Run
 
@@ -120,15 +119,6 @@ class PolicyKeeper(Agent[PolicyRecord, Decided, Lookup]):
     source = topics.POLICY_CHANGES
     target = topics.POLICIES
 
-    def __init__(
-        self, *, decider: Decider, reader: SnapshotReader, publisher: Publisher, end_offset: EndOffset, partitions: int
-    ) -> None:
-        overlay = Overlay[PolicyRecord]()
-        super().__init__(
-            decider=decider,
-            lookup=Known(reader, overlay, partitions),
-            overlay=overlay,
-            reader=reader,
-            publisher=publisher,
-            end_offset=end_offset,
-        )
+    def known(self, reader: SnapshotReader, overlay: Overlay[PolicyRecord], partitions: int) -> Lookup:
+        """See `Agent`."""
+        return Known(reader, overlay, partitions)

@@ -4,14 +4,13 @@ The provision agent: a run of asset events becomes acknowledged key and asset re
 What it decides is in `streams.decide` and below, how it publishes in `streams.publish`.
 """
 
-from keymill.kafka.producer import Publisher
 from keymill.snapshot.reader import SnapshotReader
 from schemas import topics
 from schemas.ids import asset_key
 from schemas.records import AssetRecord
-from streams.decide import Decided, Decider, Lookup
+from streams.decide import Decided, Lookup
 from streams.overlay import Overlay
-from streams.publish import Agent, EndOffset
+from streams.publish import Agent
 
 
 class Known:
@@ -38,15 +37,6 @@ class Provisioner(Agent[AssetRecord, Decided, Lookup]):
     source = topics.ASSETS
     target = topics.KEYS
 
-    def __init__(
-        self, *, decider: Decider, reader: SnapshotReader, publisher: Publisher, end_offset: EndOffset, partitions: int
-    ) -> None:
-        overlay = Overlay[AssetRecord]()
-        super().__init__(
-            decider=decider,
-            lookup=Known(reader, overlay, partitions),
-            overlay=overlay,
-            reader=reader,
-            publisher=publisher,
-            end_offset=end_offset,
-        )
+    def known(self, reader: SnapshotReader, overlay: Overlay[AssetRecord], partitions: int) -> Lookup:
+        """See `Agent`."""
+        return Known(reader, overlay, partitions)

@@ -32,6 +32,7 @@ EndOffset = Callable[[int], int]
 """The end of the output topic's partition as the broker has it now (read_uncommitted). Blocking."""
 
 T = TypeVar("T", bound=Record)
+L = TypeVar("L")
 L_contra = TypeVar("L_contra", contravariant=True)
 
 log = logger("streams.publish")
@@ -71,7 +72,7 @@ class Decides(Protocol[D, L_contra]):
         ...
 
 
-class Agent(Generic[T, D, L_contra]):
+class Agent(Generic[T, D, L]):
     """
     Handles the runs of one topic, one at a time; what they call for goes to the same partition of another topic.
 
@@ -86,22 +87,25 @@ class Agent(Generic[T, D, L_contra]):
     def __init__(
         self,
         *,
-        decider: Decides[D, L_contra],
-        lookup: L_contra,
-        overlay: Overlay[T],
+        decider: Decides[D, L],
         reader: SnapshotReader,
         publisher: Publisher,
         end_offset: EndOffset,
+        partitions: int,
     ) -> None:
         self._decider = decider
-        self._known = lookup
-        self._overlay = overlay
+        self._overlay = Overlay[T]()
+        self._known = self.known(reader, self._overlay, partitions)
         self._reader = reader
         self._publisher = publisher
         self._end_offset = end_offset
         self._caught_up: set[int] = set()
         self._owned: frozenset[int] = frozenset()
         self._lock = asyncio.Lock()
+
+    def known(self, reader: SnapshotReader, overlay: Overlay[T], partitions: int) -> L:
+        """What is already written: the overlay over the view."""
+        raise NotImplementedError
 
     def assigned(self, tps: Iterable[TopicPartition]) -> None:
         """A new generation: nothing of the former one is trusted."""

@@ -18,7 +18,7 @@ from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException, fingerprint, parse_schema, to_parsing_canonical_form
 
 from keymill.errors import InvalidRecord
-from schemas import access, events, policy, records, values
+from schemas import access, events, operations, policy, records, values
 from schemas.reading import Reader
 from schemas.values import Record
 from schemas.writing import Writer, compile_writer
@@ -40,10 +40,13 @@ SCHEMA_FILES: Final[dict[type[Record], str]] = {
     access.Credential: "credential",
     records.DeadLetter: "dead_letter",
     records.TopicAdopted: "topic_adopted",
+    operations.OwnerRequest: "owner_request",
+    operations.ProgramReport: "program_report",
+    operations.AuditSummary: "audit_summary",
 }
 _CLASSES: Final = {
     name: value
-    for module in (access, events, policy, records, values)
+    for module in (access, events, operations, policy, records, values)
     for name, value in vars(module).items()
     if isinstance(value, type)
 }

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Final
 
-from schemas import access, events, records
+from schemas import access, events, operations, records
 from schemas.ids import partition_key
 from schemas.partition import partition_for
 from schemas.values import Record
@@ -134,8 +134,8 @@ CREDENTIALS: Final = Topic(
 )
 STATUS: Final = Topic(
     name="drm.status.v1",
-    record_key="program instance, or topic/name",
-    records=(records.TopicAdopted,),
+    record_key="program/instance, topic/name, or audit/last",
+    records=(records.TopicAdopted, operations.ProgramReport, operations.AuditSummary),
     cleanup=Cleanup.COMPACT,
     writers=(Program.PROCESSOR, Program.GATEWAY, Program.PROXY, Program.OPS),
     readers=_READERS_OF_VIEWS,
@@ -161,7 +161,7 @@ DECISIONS: Final = Topic(
 REQUESTS: Final = Topic(
     name="drm.requests.v1",
     record_key="organization/asset",
-    records=(),
+    records=(operations.OwnerRequest,),
     cleanup=Cleanup.DELETE,
     writers=(Program.OPS,),
     readers=(Program.PROCESSOR,),

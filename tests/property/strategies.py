@@ -29,6 +29,15 @@ from schemas.events import (
     PolicyUpdated,
     TrackWish,
 )
+from schemas.operations import (
+    AuditSummary,
+    KekEpochs,
+    OwnerRequest,
+    PartitionPosition,
+    ProgramReport,
+    RequestKind,
+    TopicProgress,
+)
 from schemas.policy import (
     ANALOG_VIDEO_LEVELS,
     DIGITAL_AUDIO_LEVELS,
@@ -361,6 +370,51 @@ RECORDS = {
     "Service": SERVICES,
     "Credential": CREDENTIALS,
     "DeadLetter": DEAD_LETTERS,
+    "OwnerRequest": st.builds(
+        OwnerRequest,
+        organization=ORGANIZATIONS,
+        asset=ASSETS,
+        kind=st.sampled_from(RequestKind),
+        kek_epoch=optional(INTS),
+        generation=INTS,
+        offsets=st.lists(LONGS, max_size=5).map(tuple),
+        request_id=TEXT,
+        requested=TIMES,
+    ),
+    "ProgramReport": st.builds(
+        ProgramReport,
+        program=TEXT,
+        instance=TEXT,
+        version=TEXT,
+        started=TIMES,
+        at=TIMES,
+        stopped=optional(TIMES),
+        waits_for=optional(TEXT),
+        behind=LONGS,
+        staleness_ms=LONGS,
+        progress=st.lists(
+            st.builds(
+                TopicProgress,
+                topic=TEXT,
+                positions=st.lists(st.builds(PartitionPosition, partition=INTS, position=LONGS), max_size=3).map(tuple),
+            ),
+            max_size=3,
+        ).map(tuple),
+        keks=st.lists(
+            st.builds(KekEpochs, organization=ORGANIZATIONS, epochs=st.lists(INTS, max_size=3).map(tuple)), max_size=2
+        ).map(tuple),
+    ),
+    "AuditSummary": st.builds(
+        AuditSummary,
+        at=TIMES,
+        took_ms=LONGS,
+        clean=st.booleans(),
+        differences=LONGS,
+        events=LONGS,
+        assets=LONGS,
+        key_records=LONGS,
+        policies=LONGS,
+    ),
 }
 IDENTITIES = st.builds(
     KeyIdentity,

@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from keymill.core.envelope import unwrap_keys
 from keymill.kafka.admin import end_offsets
 from keymill.kafka.scan import scan_partition
-from keymill.kms.keyfile import Content, KeyFile
+from keymill.kms.keyfile import KeyFile
+from keymill.kms.keyfile_format import Content
 from keymill.kms.keyring import Keyring
 from keymill.ops.demo.stack import Credentials
 from keymill.ops.token_keys import signing_key

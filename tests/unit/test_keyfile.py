@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from keymill.errors import Misconfigured, UnknownKey
-from keymill.kms.keyfile import FORMAT, LOOK_EVERY_S, KeyFile, add_organization, create_key_file
+from keymill.kms.keyfile import LOOK_EVERY_S, KeyFile, add_organization, create_key_file
+from keymill.kms.keyfile_format import FORMAT
 from keymill.kms.keyring import Keyring
 from keymill.secret import Secret
 from tests.fakes import MemoryKms

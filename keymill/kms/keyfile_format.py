@@ -1,0 +1,148 @@
+"""
+What stands in a key file, and how it is read and replaced.
+
+    with locked(path):
+        content, _ = read_file(path)
+        replace_file(path, msgspec.structs.replace(content, ...))
+"""
+
+import base64
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from keymill.core.envelope import KEK_SIZE
+from keymill.errors import Misconfigured
+
+ROOT_SIZE: Final = 32
+FORMAT: Final = 1
+
+
+class Root(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One root of an organization; `key` is base64 of 32 bytes, `activates` epoch ms of the record timestamp."""
+
+    version: int
+    activates: int
+    key: str
+
+
+class Kek(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One KEK; `key` is base64 of 64 bytes."""
+
+    epoch: int
+    key: str
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an organization has; both lists ascend."""
+
+    roots: tuple[Root, ...]
+    keks: tuple[Kek, ...]
+
+
+class Content(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    format: int
+    intake: tuple[Kek, ...]
+    organizations: dict[str, Group]
+
+
+class _Format(msgspec.Struct, frozen=True):
+    """What every format of the file has."""
+
+    format: int
+
+
+def read_file(path: Path) -> tuple[Content, bytes]:
+    """The content and the bytes that it was read from; raises `Misconfigured` when it may not or cannot be read."""
+    state = stat_file(path)
+    if not stat.S_ISREG(state.st_mode):
+        raise Misconfigured(f"key file {path} is no file: name another one")
+    if stat.S_IMODE(state.st_mode) & 0o077 or state.st_uid != os.geteuid():
+        raise Misconfigured(f"key file {path} must belong to this user alone: chmod 600")
+    data = path.read_bytes()
+    return decode_content(data, f"key file {path}"), data
+
+
+def decode_content(data: bytes, name: str) -> Content:
+    """The content of a key file's bytes, checked; *name* is how `Misconfigured` calls it."""
+    try:
+        found = msgspec.json.decode(data, type=_Format).format
+        if found != FORMAT:
+            raise Misconfigured(f"{name} has format {found}, this program reads {FORMAT}")
+        content = msgspec.json.decode(data, type=Content)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise Misconfigured(f"{name} is damaged: restore it from its backup, nothing was overwritten") from None
+    check_content(content, name)
+    return content
+
+
+def stat_file(path: Path) -> os.stat_result:
+    """What the system says of the file; raises `Misconfigured` when there is none."""
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        raise Misconfigured(
+            f"key file {path} is missing: restore it from its backup, nothing replaces it; "
+            "a new installation makes it with `keymill org create ORG` or `keymill up`"
+        ) from None
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Whoever changes the file does it in here, alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def replace_file(path: Path, content: Content) -> None:
+    """Put *content* in place of the file, whole or not at all; 0600 from the first byte on."""
+    fresh = path.with_suffix(".new")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.fchmod(descriptor, 0o600)  # a crash, or somebody else, may have left it with another mode
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(content), indent=1))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def check_content(content: Content, name: str) -> None:
+    """Raise `Misconfigured` for what no key file may say; *name* is how the message calls it."""
+    _check_keks(name, "the intake", content.intake)
+    for organization, group in content.organizations.items():
+        _check_keks(name, organization, group.keks)
+        versions = [root.version for root in group.roots]
+        times = [root.activates for root in group.roots]
+        ascending = versions == sorted(set(versions)) and times == sorted(set(times))
+        if not versions or not ascending or versions[0] != 1 or times[0] != 0:
+            raise Misconfigured(f"{name}: roots of {organization} must ascend from version 1 at time 0")
+        if not all(_has_size(root.key, ROOT_SIZE) for root in group.roots):
+            raise Misconfigured(f"{name}: a root of {organization} is no base64 of {ROOT_SIZE} bytes")
+
+
+def _check_keks(name: str, owner: str, keks: tuple[Kek, ...]) -> None:
+    epochs = [kek.epoch for kek in keks]
+    if not epochs or epochs != sorted(set(epochs)):
+        raise Misconfigured(f"{name}: KEKs of {owner} must be there, their epochs ascending")
+    if not all(_has_size(kek.key, KEK_SIZE) for kek in keks):
+        raise Misconfigured(f"{name}: a KEK of {owner} is no base64 of {KEK_SIZE} bytes")
+
+
+def _has_size(key: str, size: int) -> bool:
+    try:
+        return len(base64.b64decode(key, validate=True)) == size
+    except ValueError:
+        return False

@@ -16,7 +16,7 @@ from schemas.codec import encode
 from schemas.events import AssetEvent
 from schemas.ids import asset_key
 from schemas.records import AssetRecord, DeadLetter
-from streams.publish import Due
+from streams.owner import Due
 from streams.raw import check_key, coordinates_of, dead_letter, request_id_of, value_in_place
 from streams.runs import RawRecord, Run
 

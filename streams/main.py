@@ -13,7 +13,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 from keymill import telemetry
 from keymill.config import ProcessorSettings
@@ -29,9 +29,11 @@ from keymill.snapshot.reader import SnapshotReader
 from keymill.snapshot.store import GIB
 from schemas import framing, topics
 from schemas.records import TopicAdopted
+from schemas.topics import Topic
 from streams import decide, policies
 from streams.app import App, agent, build_app
 from streams.health import Health
+from streams.owner import Owner
 from streams.policies import PolicyKeeper
 from streams.provision import Provisioner
 from streams.registry import registry_lookup
@@ -101,22 +103,27 @@ def _agents(
 ) -> Agents:
     assets, changes = adopted[topics.ASSETS.name], adopted[topics.POLICY_CHANGES.name]
     decoder = partial(framing.decode_event, registry=registry_lookup(settings.registry_url))
+    keys = _owner(settings, topics.KEYS, topics.ASSETS, reader, publisher)
+    kept = _owner(settings, topics.POLICIES, topics.POLICY_CHANGES, reader, publisher)
     return (
         Provisioner(
             decider=decide.Decider(keyring, decoder, partitions=assets.partitions, generation=assets.generation),
-            reader=reader,
-            publisher=publisher,
-            end_offset=partial(_end_offset, settings.bootstrap, topics.KEYS.name),
+            owner=keys,
             partitions=assets.partitions,
         ),
         PolicyKeeper(
             decider=policies.Decider(keyring, partitions=changes.partitions, generation=changes.generation),
-            reader=reader,
-            publisher=publisher,
-            end_offset=partial(_end_offset, settings.bootstrap, topics.POLICIES.name),
+            owner=kept,
             partitions=changes.partitions,
         ),
     )
+
+
+def _owner(
+    settings: ProcessorSettings, target: Topic, source: Topic, reader: SnapshotReader, publisher: Publisher
+) -> Owner[Any]:
+    end_offset = partial(_end_offset, settings.bootstrap, target.name)
+    return Owner(target, source=source, reader=reader, publisher=publisher, end_offset=end_offset)
 
 
 def _check(settings: ProcessorSettings) -> None:
@@ -171,14 +178,16 @@ def _end_offset(bootstrap: str, topic: str, partition: int) -> int:
 def _app(
     settings: ProcessorSettings, agents: Agents, reader: SnapshotReader, follower: Follower, health: Health
 ) -> App:
+    owners = {each.owner for each in agents}
+
     def assigned(tps: frozenset[TopicPartition]) -> None:
         health.waits_for = None
-        for each in agents:
-            each.assigned(tps)
+        for owner in owners:
+            owner.assigned(tps)
 
-    def revoked(tps: frozenset[TopicPartition]) -> None:
-        for each in agents:
-            each.revoked(tps)
+    def revoked(_tps: frozenset[TopicPartition]) -> None:
+        for owner in owners:
+            owner.revoked()
 
     app = build_app(
         bootstrap=settings.bootstrap,
@@ -190,11 +199,11 @@ def _app(
     )
     for each in agents:
         agent(app, each.source.name, each.handle)
-    app.task(partial(_tend, app, agents, reader, follower, health))
+    app.task(partial(_tend, app, owners, reader, follower, health))
     return app
 
 
-async def _tend(app: App, agents: Agents, reader: SnapshotReader, follower: Follower, health: Health) -> None:
+async def _tend(app: App, owners: set[Owner[Any]], reader: SnapshotReader, follower: Follower, health: Health) -> None:
     """About once a second: say that the loop goes on, look after the follower, repair regressions."""
     while not app.should_stop:
         await asyncio.sleep(REPAIR_S)
@@ -203,5 +212,5 @@ async def _tend(app: App, agents: Agents, reader: SnapshotReader, follower: Foll
         state = reader.state()
         gauges.show(state)
         _require_following(follower, state.error)
-        for each in agents:
-            await each.repair()
+        for owner in owners:
+            await owner.repair()

@@ -30,6 +30,10 @@ class Overlay(Generic[T]):
         """Whether the record was written and acknowledged, and is not known to be read back."""
         return record_key in self._offsets.get(partition, ())
 
+    def any(self, partition: int) -> bool:
+        """Whether anything was written to a partition that the view may lack."""
+        return bool(self._offsets.get(partition))
+
     def add(self, partition: int, record_key: bytes, offset: int, record: T | None = None) -> None:
         """Remember an acknowledged record."""
         self._offsets.setdefault(partition, {})[record_key] = offset

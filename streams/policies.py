@@ -20,7 +20,8 @@ from schemas.events import PolicyChange
 from schemas.ids import scoped_key
 from schemas.records import DeadLetter, PolicyRecord
 from streams.overlay import Overlay
-from streams.publish import Agent, Due
+from streams.owner import Due, Owner
+from streams.publish import Agent
 from streams.raw import check_key, coordinates_of, dead_letter, request_id_of, value_in_place
 from streams.runs import RawRecord, Run
 
@@ -117,8 +118,7 @@ class PolicyKeeper(Agent[PolicyRecord, Decided, Lookup]):
     """Handles runs of the topic of policy changes."""
 
     source = topics.POLICY_CHANGES
-    target = topics.POLICIES
 
-    def known(self, reader: SnapshotReader, overlay: Overlay[PolicyRecord], partitions: int) -> Lookup:
+    def known(self, owner: Owner[PolicyRecord], partitions: int) -> Lookup:
         """See `Agent`."""
-        return Known(reader, overlay, partitions)
+        return Known(owner.reader, owner.overlay, partitions)

@@ -10,6 +10,7 @@ from schemas.ids import asset_key
 from schemas.records import AssetRecord
 from streams.decide import Decided, Lookup
 from streams.overlay import Overlay
+from streams.owner import Owner
 from streams.publish import Agent
 
 
@@ -35,8 +36,7 @@ class Provisioner(Agent[AssetRecord, Decided, Lookup]):
     """Handles runs of the asset topic."""
 
     source = topics.ASSETS
-    target = topics.KEYS
 
-    def known(self, reader: SnapshotReader, overlay: Overlay[AssetRecord], partitions: int) -> Lookup:
+    def known(self, owner: Owner[AssetRecord], partitions: int) -> Lookup:
         """See `Agent`."""
-        return Known(reader, overlay, partitions)
+        return Known(owner.reader, owner.overlay, partitions)

@@ -14,6 +14,7 @@ from keymill.snapshot.state import Heartbeat, HeartbeatFile, boot_id
 from keymill.snapshot.writer import SnapshotWriter
 from schemas import topics
 from schemas.topics import Topic
+from streams.owner import Owner
 from tests.view_records import Log
 
 PARTITIONS = 4
@@ -53,7 +54,7 @@ class AgentRig:
     """What an agent that writes to *target* works with; the follower reads only when it is told to."""
 
     def __init__(self, folder: Path, target: Topic) -> None:
-        self.target = target.name
+        self.topic, self.target = target, target.name
         self.publisher = MemoryPublisher()
         self.writer = SnapshotWriter(folder, map_size=MAP).open()
         self.writer.bind({self.target: Log(PARTITIONS).checkpoints()[self.target]})
@@ -66,6 +67,16 @@ class AgentRig:
     def end_offset(self, partition: int) -> int:
         self.ends_asked.append(partition)
         return self.ends.get(partition, self.publisher.end(self.target, partition))
+
+    def owner_by(self, source: Topic) -> Owner[Any]:
+        """Another worker with the same view, which owns what it is assigned of *source*."""
+        return Owner(
+            self.topic,
+            source=source,
+            reader=self.reader,
+            publisher=self.publisher,  # type: ignore[arg-type]
+            end_offset=self.end_offset,
+        )
 
     def beat(self, error: str | None = None) -> None:
         environment = self.writer.manifest.environment

@@ -42,9 +42,7 @@ class Rig(AgentRig):
         keyring = Keyring(MemoryKms(names=names or ("demo", OTHER)))
         return PolicyKeeper(
             decider=Decider(keyring, partitions=PARTITIONS, generation=0),
-            reader=self.reader,
-            publisher=self.publisher,  # type: ignore[arg-type]
-            end_offset=self.end_offset,
+            owner=self.owner_by(topics.POLICY_CHANGES),
             partitions=PARTITIONS,
         )
 
@@ -162,7 +160,7 @@ def test_a_view_that_lacks_the_run_before_is_made_up_for(rig: Rig) -> None:
     rig.handle(run_of(create_policy(request_id="r-1"), update_policy(2), create_policy(), start=3))
     rig.follow()
     rig.handle(run_of(create_policy(), start=6))
-    assert 1 == len(rig.keeper._overlay)
+    assert 1 == len(rig.keeper.owner.overlay)
     assert rig.written() == [(1, 1, 0), (2, 1, 1), (3, 1, 2), (1, 1, 3), (2, 2, 4), (4, 1, 5), (5, 1, 6)]
 
 
@@ -183,7 +181,7 @@ def test_a_run_that_broke_off_is_gone_on_with(rig: Rig) -> None:
     rig.publisher.fail_at = 2
     with pytest.raises(Unavailable):
         rig.handle(run)
-    assert (3, 0) == (len(rig.written()), len(rig.keeper._overlay))
+    assert (3, 0) == (len(rig.written()), len(rig.keeper.owner.overlay))
     rig.follow()
     rig.keeper = rig.fresh()
     rig.handle(run)
@@ -211,7 +209,7 @@ def test_a_run_that_its_partition_leaves_amid_its_records_is_finished(rig: Rig) 
     """What is sent is what was decided with everything known; the next owner decides the same."""
 
     async def leave() -> None:
-        rig.keeper.revoked([(CHANGES, HERE)])
+        rig.keeper.owner.revoked()
 
     rig.handle(run_of(create_policy()))
     rig.publisher.before_ack = leave
@@ -225,9 +223,9 @@ def test_a_run_that_leaves_while_it_is_decided_is_given_up(rig: Rig) -> None:
 
     async def leaving() -> None:
         task = asyncio.ensure_future(rig.keeper.handle(run_of(*[create_policy()] * 100, start=1)))
-        while not rig.keeper._lock.locked():
+        while not rig.keeper.owner.lock.locked():
             await asyncio.sleep(0)
-        rig.keeper.revoked([(CHANGES, HERE)])
+        rig.keeper.owner.revoked()
         with pytest.raises(NotReady):
             await task
 
@@ -241,12 +239,12 @@ def test_only_the_owner_repairs_a_policy(rig: Rig) -> None:
     old, right = (each.value or b"" for each in rig.sent())
     rig.append(b"demo/1", old, HERE)
     rig.follow()
-    rig.keeper.assigned([(topics.ASSETS.name, HERE), (CHANGES, (HERE + 1) % PARTITIONS)])
-    bounded(rig.keeper.repair())
+    rig.keeper.owner.assigned([(topics.ASSETS.name, HERE), (CHANGES, (HERE + 1) % PARTITIONS)])
+    bounded(rig.keeper.owner.repair())
     assert 2 == len(rig.sent())
-    rig.keeper.assigned([(CHANGES, HERE)])
+    rig.keeper.owner.assigned([(CHANGES, HERE)])
     for _ in range(2):
-        bounded(rig.keeper.repair())
+        bounded(rig.keeper.owner.repair())
         rig.follow()
     assert [old, right, right] == [each.value for each in rig.sent()]
     assert [] == rig.reader.regressions()

@@ -36,9 +36,7 @@ class Rig(AgentRig):
         """Another worker with the same view."""
         return Provisioner(
             decider=Decider(Keyring(MemoryKms()), framing.decode_event, partitions=PARTITIONS, generation=0),
-            reader=self.reader,
-            publisher=self.publisher,  # type: ignore[arg-type]
-            end_offset=self.end_offset,
+            owner=self.owner_by(topics.ASSETS),
             partitions=PARTITIONS,
         )
 
@@ -135,13 +133,13 @@ def test_a_view_that_lacks_the_run_before_is_made_up_for(rig: Rig) -> None:
 def test_what_is_read_back_is_taken_from_the_view(rig: Rig) -> None:
     """After the view has passed them the same bytes are known from there, and the memory is free."""
     handle(rig, run_of(ingest("SD")))
-    assert 2 == len(rig.provisioner._overlay)
+    assert 2 == len(rig.provisioner.owner.overlay)
     rig.follow(1)
     handle(rig, run_of(ingest("SD"), start=0))
-    assert 1 == len(rig.provisioner._overlay)
+    assert 1 == len(rig.provisioner.owner.overlay)
     rig.follow()
     handle(rig, run_of(ingest("SD"), start=0))
-    assert (0, 1) == (len(rig.provisioner._overlay), len(rig.publisher.batches))
+    assert (0, 1) == (len(rig.provisioner.owner.overlay), len(rig.publisher.batches))
 
 
 def test_another_owners_records_are_found_in_the_view(rig: Rig) -> None:
@@ -158,7 +156,7 @@ def test_a_failed_publish_is_not_remembered(rig: Rig) -> None:
     rig.publisher.fail_at = 0
     with pytest.raises(Unavailable):
         handle(rig, run_of(ingest("SD")))
-    assert 0 == len(rig.provisioner._overlay)
+    assert 0 == len(rig.provisioner.owner.overlay)
     handle(rig, run_of(ingest("SD")))
     first, second = rig.publisher.batches
     assert first == second
@@ -170,7 +168,7 @@ def test_a_failed_publish_forgets_what_was_acknowledged_before(rig: Rig) -> None
     rig.publisher.fail_at = 1
     with pytest.raises(Unavailable):
         handle(rig, run_of(rotate(2), start=1))
-    assert 0 == len(rig.provisioner._overlay)
+    assert 0 == len(rig.provisioner.owner.overlay)
     assert not rig.provisioner._known.has(rig.publisher.batches[0][0].record_key)
 
 
@@ -190,15 +188,16 @@ def test_a_cancelled_publish_is_not_remembered(rig: Rig) -> None:
 
     handle(rig, run_of(ingest("SD")))
     bounded(cancelled())
-    assert 0 == len(rig.provisioner._overlay)
+    assert 0 == len(rig.provisioner.owner.overlay)
 
 
 @pytest.mark.parametrize("change", ["assigned", "revoked"])
 def test_a_new_generation_trusts_nothing_of_the_former(rig: Rig, change: str) -> None:
     """The overlay is empty, and every partition's end is asked for again."""
     handle(rig, run_of(ingest("SD")))
-    getattr(rig.provisioner, change)([(ASSETS, HERE)])
-    assert 0 == len(rig.provisioner._overlay)
+    owner = rig.provisioner.owner
+    owner.assigned([(ASSETS, HERE)]) if change == "assigned" else owner.revoked()
+    assert 0 == len(rig.provisioner.owner.overlay)
     rig.follow()
     handle(rig, run_of(rotate(2), start=1), run_of(rotate(3), start=2))
     assert [HERE, HERE] == rig.ends_asked
@@ -233,9 +232,9 @@ def test_a_run_that_its_partition_leaves_is_given_up(rig: Rig) -> None:
 
     async def leaving() -> None:
         task = asyncio.ensure_future(rig.provisioner.handle(run_of(*([rotate(2)] * 200), start=2)))
-        while not rig.provisioner._lock.locked():
+        while not rig.provisioner.owner.lock.locked():
             await asyncio.sleep(0)
-        rig.provisioner.revoked([(ASSETS, HERE)])
+        rig.provisioner.owner.revoked()
         with pytest.raises(NotReady, match="left"):
             await task
 
@@ -258,8 +257,8 @@ def test_a_wait_that_a_new_assignment_outlives_proves_nothing(rig: Rig) -> None:
 
     async def waiting() -> None:
         async with under_way(rig.provisioner.handle(run_of(ingest("SD")))) as task:
-            rig.provisioner.revoked([(ASSETS, HERE)])
-            rig.provisioner.assigned([(ASSETS, HERE)])
+            rig.provisioner.owner.revoked()
+            rig.provisioner.owner.assigned([(ASSETS, HERE)])
             rig.writer.apply([], {KEYS: {HERE: Slot(3)}})
             with pytest.raises(NotReady):
                 await task
@@ -283,11 +282,11 @@ def superseded(rig: Rig) -> tuple[bytes, AssetRecord]:
 
 
 def own(rig: Rig, *partitions: int) -> None:
-    rig.provisioner.assigned([(ASSETS, partition) for partition in partitions])
+    rig.provisioner.owner.assigned([(ASSETS, partition) for partition in partitions])
 
 
 def repair(rig: Rig) -> None:
-    bounded(rig.provisioner.repair())
+    bounded(rig.provisioner.owner.repair())
 
 
 def test_a_repair_writes_the_held_record_again(rig: Rig) -> None:
@@ -297,7 +296,7 @@ def test_a_repair_writes_the_held_record_again(rig: Rig) -> None:
         repair(rig)
         assert [KEY] == [record.record_key for record in rig.publisher.batches[-1]]
         assert (2, value, HERE) == (len(rig.publisher.batches), rig.sent()[-1].value, rig.sent()[-1].partition)
-        assert rig.provisioner._overlay.holds(HERE, KEY) == bool(rig.reader.regressions())
+        assert rig.provisioner.owner.overlay.holds(HERE, KEY) == bool(rig.reader.regressions())
         rig.follow()
     assert [] == rig.reader.regressions()
 
@@ -352,7 +351,7 @@ def test_a_repair_ends_with_the_ownership(rig: Rig) -> None:
     assert 3 == len(rig.reader.regressions())
 
     async def leave() -> None:
-        rig.provisioner.revoked([(ASSETS, HERE)])
+        rig.provisioner.owner.revoked()
 
     rig.publisher.before_ack = leave
     repair(rig)
@@ -383,7 +382,7 @@ def test_runs_and_repairs_take_turns(rig: Rig) -> None:
         rig.publisher.before_ack = slow
         run = asyncio.ensure_future(rig.provisioner.handle(run_of(assign(9), start=2)))
         await started.wait()
-        await asyncio.gather(run, rig.provisioner.repair())
+        await asyncio.gather(run, rig.provisioner.owner.repair())
 
     bounded(at_once())
     assert 2 == len(rig.publisher.batches)
@@ -403,7 +402,7 @@ def test_other_work_goes_on_during_a_long_run(rig: Rig) -> None:
     async def both() -> None:
         async with under_way(ticking()):
             nonlocal ticks
-            rig.provisioner._caught_up.add(HERE)
+            rig.provisioner.owner._caught_up.add(HERE)
             ticks = 0
             await rig.provisioner.handle(run_of(*([assign(1)] * 640)))
 
@@ -413,5 +412,5 @@ def test_other_work_goes_on_during_a_long_run(rig: Rig) -> None:
 
 def test_owned_partitions_are_those_of_the_asset_topic(rig: Rig) -> None:
     """Other topics' assignments say nothing about the key topic."""
-    rig.provisioner.assigned([(ASSETS, 1), (KEYS, 2), (ASSETS, 3)])
-    assert frozenset({1, 3}) == rig.provisioner._owned
+    rig.provisioner.owner.assigned([(ASSETS, 1), (KEYS, 2), (ASSETS, 3)])
+    assert frozenset({1, 3}) == rig.provisioner.owner._owned

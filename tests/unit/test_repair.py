@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import streams.owner
 from keymill.kafka.outgoing import Outgoing
 from keymill.kafka.positions import Incoming
 from keymill.kms.keyring import Keyring
@@ -39,9 +40,13 @@ class Owner:
         decode = partial(framing.decode_event, registry=None)
         self.provisioner = Provisioner(
             decider=Decider(Keyring(MemoryKms()), decode, partitions=PARTITIONS, generation=0),
-            reader=self.reader,
-            publisher=self,  # type: ignore[arg-type]
-            end_offset=self.ends.__getitem__,
+            owner=streams.owner.Owner(
+                topics.KEYS,
+                source=topics.ASSETS,
+                reader=self.reader,
+                publisher=self,  # type: ignore[arg-type]
+                end_offset=self.ends.__getitem__,
+            ),
             partitions=PARTITIONS,
         )
 
@@ -62,7 +67,7 @@ class Owner:
     def repair(self) -> list[tuple[bytes | None, bytes | None]]:
         """What one look at the view writes."""
         self.sent.clear()
-        asyncio.run(self.provisioner.repair())
+        asyncio.run(self.provisioner.owner.repair())
         return [(message.key, message.value) for message in self.sent]
 
 
@@ -71,7 +76,7 @@ def owner(tmp_path: Path) -> Iterator[Owner]:
     """An owner of every partition, whose view holds one film."""
     made = Owner(tmp_path)
     made.take(made.log.put(FILM), made.log.put(key_record("film")))
-    made.provisioner.assigned([(topics.ASSETS.name, partition) for partition in range(PARTITIONS)])
+    made.provisioner.owner.assigned([(topics.ASSETS.name, partition) for partition in range(PARTITIONS)])
     yield made
     made.reader.close()
     made.writer.close()
@@ -103,10 +108,10 @@ def test_a_partition_that_left_is_left_alone(owner: Owner) -> None:
     owner.take(owner.log.put(asset_record("film", 7)))
 
     async def revoked_meanwhile() -> None:
-        async with owner.provisioner._lock:
-            looking = asyncio.create_task(owner.provisioner.repair())
+        async with owner.provisioner.owner.lock:
+            looking = asyncio.create_task(owner.provisioner.owner.repair())
             await asyncio.sleep(0.2)
-            owner.provisioner.revoked([(topics.ASSETS.name, PLACE)])
+            owner.provisioner.owner.revoked()
         await looking
 
     asyncio.run(revoked_meanwhile())

@@ -18,7 +18,9 @@ REQUEST_ID_HEADER: Final = "x-request-id"
 """Name of the request id in HTTP and in Kafka record headers."""
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
-EVENTS = Counter("keymill_events_total", "Asset events and policy changes by what became of them", ["outcome"])
+EVENTS = Counter(
+    "keymill_events_total", "Asset events, policy changes and requests by what became of them", ["outcome"]
+)
 PUBLISHED = Counter("keymill_published_total", "Acknowledged records by topic", ["topic"])
 DEAD_LETTERS = Counter("keymill_dead_letters_total", "Refused events by reason", ["reason"])
 RUN_SECONDS = Histogram(

@@ -5,6 +5,7 @@ The `.avsc` files beside this module are the contract; field names and order are
 
 from enum import StrEnum
 
+from schemas import ids
 from schemas.values import Record, check_least, check_text
 
 
@@ -35,6 +36,8 @@ class OwnerRequest(Record, frozen=True, kw_only=True):
     requested: int
 
     def __post_init__(self) -> None:
+        ids.check_organization(self.organization)
+        ids.check_asset(self.asset)
         check_least(self.kek_epoch, 1, "kek_epoch")
         check_least(self.generation, 0, "generation")
         check_text(self.request_id, "request_id")

@@ -30,19 +30,23 @@ from keymill.snapshot.store import GIB
 from schemas import framing, topics
 from schemas.records import TopicAdopted
 from schemas.topics import Topic
-from streams import decide, policies
+from streams import decide, decide_requests, policies
 from streams.app import App, agent, build_app
 from streams.health import Health
 from streams.owner import Owner
 from streams.policies import PolicyKeeper
 from streams.provision import Provisioner
 from streams.registry import registry_lookup
+from streams.requests import Requester
+from streams.reread import read_events
 from streams.runs import TopicPartition
 from streams.worker import run_worker
 
 VIEW: Final = (topics.KEYS.name, topics.POLICIES.name)
-TOPICS: Final = (topics.ASSETS.name, topics.POLICY_CHANGES.name, *VIEW, topics.DEAD_LETTERS.name)
-Agents = tuple[Provisioner, PolicyKeeper]
+TOPICS: Final = (
+    topics.ASSETS.name, topics.POLICY_CHANGES.name, topics.REQUESTS.name, *VIEW, topics.DEAD_LETTERS.name,
+)  # fmt: skip
+Agents = tuple[Provisioner, PolicyKeeper, Requester]
 REPAIR_S: Final = 1.0
 """How often the owner of a partition looks for regressions to repair."""
 CATCH_UP_POLL_S: Final = 0.05
@@ -105,17 +109,31 @@ def _agents(
     decoder = partial(framing.decode_event, registry=registry_lookup(settings.registry_url))
     keys = _owner(settings, topics.KEYS, topics.ASSETS, reader, publisher)
     kept = _owner(settings, topics.POLICIES, topics.POLICY_CHANGES, reader, publisher)
+    decider = decide.Decider(keyring, decoder, partitions=assets.partitions, generation=assets.generation)
     return (
-        Provisioner(
-            decider=decide.Decider(keyring, decoder, partitions=assets.partitions, generation=assets.generation),
-            owner=keys,
-            partitions=assets.partitions,
-        ),
+        Provisioner(decider=decider, owner=keys, partitions=assets.partitions),
         PolicyKeeper(
             decider=policies.Decider(keyring, partitions=changes.partitions, generation=changes.generation),
             owner=kept,
             partitions=changes.partitions,
         ),
+        Requester(
+            decider=_requests(adopted, keyring, decider),
+            owner=keys,
+            partitions=assets.partitions,
+            read=partial(read_events, settings.bootstrap),
+        ),
+    )
+
+
+def _requests(adopted: Mapping[str, TopicAdopted], keyring: Keyring, assets: decide.Decider) -> decide_requests.Decider:
+    requests, of_assets = adopted[topics.REQUESTS.name], adopted[topics.ASSETS.name]
+    return decide_requests.Decider(
+        keyring,
+        assets,
+        partitions=requests.partitions,
+        generation=requests.generation,
+        asset_generation=of_assets.generation,
     )
 
 
@@ -194,6 +212,7 @@ def _app(
         app_id=settings.group,
         group_instance_id=settings.instance_id or None,
         session_timeout_s=settings.session_timeout_s,
+        expiring_topics=frozenset({topics.REQUESTS.name}),  # a request that nobody executed in 30 days is asked again
         on_assigned=assigned,
         on_revoked=revoked,
     )

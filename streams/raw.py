@@ -7,6 +7,7 @@ from keymill.core.folding import Coordinates
 from keymill.errors import InvalidRecord, Reject
 from keymill.telemetry import REQUEST_ID_HEADER
 from schemas.events import AssetEvent, PolicyChange
+from schemas.operations import OwnerRequest
 from schemas.partition import partition_for
 from schemas.records import DeadLetter
 from schemas.topics import BY_NAME
@@ -56,12 +57,11 @@ def coordinates_of(record: RawRecord, generation: int) -> Coordinates:
 
 
 def dead_letter(
-    record: RawRecord, error: Reject, value: AssetEvent | PolicyChange | None, generation: int
+    record: RawRecord, error: Reject, value: AssetEvent | PolicyChange | OwnerRequest | None, generation: int
 ) -> DeadLetter:
     """Refuse one record, naming where it stands and why; never its content. *value* is it decoded, if it could be."""
     raw = record.value or b""
-    event = value if isinstance(value, AssetEvent) else None
-    change = value if isinstance(value, PolicyChange) else None
+    request_id = value.request_id if isinstance(value, PolicyChange | OwnerRequest) else None
     return DeadLetter(
         topic=record.topic,
         partition=record.partition,
@@ -72,8 +72,8 @@ def dead_letter(
         field=error.field[:MAX_FIELD],
         message=str(error)[:MAX_MESSAGE],
         organization=value.organization if value else None,
-        asset=event.asset if event else None,
-        event_id=event.event_id if event else change.request_id if change else None,
+        asset=value.asset if isinstance(value, AssetEvent | OwnerRequest) else None,
+        event_id=value.event_id if isinstance(value, AssetEvent) else request_id,
         request_id=request_id_of(record) or None,
         value_size=len(raw),
         value_sha256=hashlib.sha256(raw).digest(),

@@ -11,14 +11,13 @@ from typing import NamedTuple
 
 import msgspec
 import typer
-from confluent_kafka import Message
 from rich.console import Console
 from rich.progress import Progress
 
 from keymill.config import ProcessorSettings, load
 from keymill.errors import InvalidRecord
 from keymill.kafka.admin import end_offsets, require_topics
-from keymill.kafka.scan import headers_of, scan_partition
+from keymill.kafka.scan import scan_partition
 from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
 from keymill.ops.address import bootstrap_of
@@ -31,6 +30,7 @@ from schemas.framing import decode_event
 from schemas.records import DeadLetter, TopicAdopted
 from streams import decide, policies
 from streams.registry import registry_lookup
+from streams.reread import raw_record
 from streams.runs import RawRecord
 
 
@@ -52,7 +52,7 @@ class Reading(NamedTuple):
 
     def events(self, partition: int) -> Iterator[RawRecord]:
         """Every record of the source."""
-        return map(_raw, scan_partition(self.bootstrap, self.source, partition, end=self.source_ends[partition]))
+        return map(raw_record, scan_partition(self.bootstrap, self.source, partition, end=self.source_ends[partition]))
 
     def refused(self, partition: int) -> frozenset[int]:
         """Offsets of the source that have a dead letter, which stands on the partition of the same number."""
@@ -116,20 +116,6 @@ def _letter(value: bytes | None) -> DeadLetter | None:
         return decode(value or b"", DeadLetter)
     except InvalidRecord:
         return None  # somebody else's record: what it might refuse shows up as missing
-
-
-def _raw(message: Message) -> RawRecord:
-    kind, timestamp = message.timestamp()
-    return RawRecord(
-        topic=str(message.topic()),
-        partition=int(message.partition() or 0),
-        offset=int(message.offset() or 0),
-        timestamp_ms=timestamp,
-        timestamp_type=kind,
-        key=message.key(),
-        value=message.value(),
-        headers=headers_of(message),
-    )
 
 
 def replay(settings: File = None, data: Data = None, bootstrap: Bootstrap = None, as_json: Json = False) -> int:

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from keymill.core.derive import derive_key, fingerprint
 from keymill.core.envelope import ClearKey, unwrap_keys, wrap_keys
 from keymill.core.identity import canonical
+from keymill.core.rewrapping import rewrap
+from keymill.core.view import Fate, identity_of, judge_key_record
 from keymill.errors import Corrupt
 from keymill.secret import Secret
 from schemas.records import KeyRecord
@@ -96,3 +98,40 @@ def test_a_record_with_any_other_field_does_not_open(first, second, data):
     except Corrupt:
         return
     raise AssertionError("a changed record opened")
+
+
+@given(record=RECORDS, ahead=st.integers(1, 1000))
+def test_a_record_wrapped_again_is_the_same_record(record, ahead):
+    """The same keys and identity under a higher epoch, which every view applies and the older copy never undoes."""
+    record, keys = wrapped(record)
+    assume(len({track.kid for track in record.tracks}) == len(record.tracks))
+    kek = Secret(bytes(range(64, 128)))
+    again = rewrap(record, held_under=KEK, kek=kek, kek_epoch=record.kek_epoch + ahead, k_fp=K_FP)
+    assert unwrap_keys(kek, K_FP, again) == keys
+    assert (identity_of(again), again.event) == (identity_of(record), record.event)
+    assert judge_key_record(again, record, {}).fate is Fate.APPLIED
+    assert judge_key_record(record, again, {}).fate is Fate.STALE
+    assert rewrap(record, held_under=KEK, kek=kek, kek_epoch=record.kek_epoch + ahead, k_fp=K_FP) == again
+
+
+@given(record=RECORDS, behind=st.integers(0, 1000))
+def test_no_record_is_wrapped_under_an_epoch_that_is_not_higher(record, behind):
+    """A view would pass it over as older than what it holds."""
+    record, _ = wrapped(record)
+    try:
+        rewrap(record, held_under=KEK, kek=KEK, kek_epoch=record.kek_epoch - behind, k_fp=K_FP)
+    except ValueError:
+        return
+    raise AssertionError("an epoch went back")
+
+
+@given(record=RECORDS)
+def test_a_record_that_holds_another_key_is_not_wrapped_again(record):
+    """Its fingerprint tells, before anything is written."""
+    record, _ = wrapped(record)
+    other = Secret(b"g" * 32)
+    try:
+        rewrap(record, held_under=KEK, kek=KEK, kek_epoch=record.kek_epoch + 1, k_fp=other)
+    except Corrupt:
+        return
+    raise AssertionError("a key was wrapped that its fingerprint does not name")

@@ -21,7 +21,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.cluster import ClusterMetadata
 from aiokafka.consumer.fetcher import Fetcher, FetchResult
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 from faust.transport.drivers import TRANSPORTS
 from faust.types import TP, ConsumerMessage
 from mode.supervisors import CrashingSupervisor
@@ -204,6 +207,18 @@ def test_the_consumer_is_set_up_as_we_need_it():
             assert f"self.{name}" in source
 
     in_loop(check)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 5, 12, 13])
+def test_equal_partition_numbers_are_one_workers(workers: int):
+    """Requests reach the worker that writes the keys: range hands out each topic alike, whoever the members are."""
+    names = ("drm.assets.v1", "drm.policy-changes.v1", "drm.requests.v1")
+    members = {f"member-{n}": ConsumerProtocolMemberMetadata(0, list(names), b"") for n in range(workers)}
+    cluster = ClusterMetadata()
+    cluster.partitions_for_topic = lambda _topic: set(range(12))  # type: ignore[method-assign]
+    for assigned in RangePartitionAssignor.assign(cluster, members).values():
+        mine = {topic: sorted(partitions) for topic, partitions in assigned.assignment}
+        assert all(mine.get(name, []) == mine.get(names[0], []) for name in names)
 
 
 def test_only_the_ledger_moves_commits():

@@ -1,0 +1,52 @@
+"""Asset events read again by offset, for repairs: near ones with one fetch, far ones without what lies between."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import pairwise
+from typing import Final
+
+from confluent_kafka import Message
+
+from keymill.errors import Corrupt
+from keymill.kafka.admin import end_offsets
+from keymill.kafka.scan import headers_of, scan_partition
+from schemas import topics
+from streams.runs import RawRecord
+
+NEAR: Final = 20_000
+"""Records that are read and dropped rather than skipped: about 50 ms, as much as another consumer costs."""
+
+
+def read_events(bootstrap: str, partition: int, offsets: Sequence[int]) -> dict[int, RawRecord]:
+    """Those of *offsets* (ascending) of a partition of the asset topic that exist, by offset."""
+    topic = topics.ASSETS.name
+    end = end_offsets(bootstrap, topic)[partition]
+    found: dict[int, RawRecord] = {}
+    for near in clusters([offset for offset in offsets if offset < end]):
+        inside = set(near)
+        with suppress(Corrupt):  # the log begins later: whoever names what is gone is told that it is missing
+            for message in scan_partition(bootstrap, topic, partition, start=near[0], end=near[-1] + 1):
+                if message.offset() in inside:
+                    found[message.offset() or 0] = raw_record(message)
+    return found
+
+
+def clusters(offsets: Sequence[int], near: int = NEAR) -> Iterator[list[int]]:
+    """*offsets*, ascending, cut where two neighbours are further apart than *near*."""
+    cuts = [0, *(index for index, (a, b) in enumerate(pairwise(offsets), 1) if b - a > near), len(offsets)]
+    return (list(offsets[a:b]) for a, b in pairwise(cuts) if b > a)
+
+
+def raw_record(message: Message) -> RawRecord:
+    """A scanned record as agents see it."""
+    kind, timestamp = message.timestamp()
+    return RawRecord(
+        topic=str(message.topic()),
+        partition=int(message.partition() or 0),
+        offset=int(message.offset() or 0),
+        timestamp_ms=timestamp,
+        timestamp_type=kind,
+        key=message.key(),
+        value=message.value(),
+        headers=headers_of(message),
+    )

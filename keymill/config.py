@@ -52,6 +52,7 @@ class Settings(BaseModel):
 class HttpSettings(Settings):
     """What the programs that answer callers need on top."""
 
+    audit_spool_mib: int = Field(256, ge=1, le=65_536, description="MiB of audit events that may wait on disk")
     tls_cert: Path | None = Field(
         None, description="PEM certificate chain; needed beyond loopback unless behind a TLS proxy"
     )

@@ -71,7 +71,13 @@ UPSTREAM_OPEN = Gauge(
 )
 
 UNOPENED = Counter("keymill_key_records_unopened_total", "Key records that a proxy could not open; page when it rises")
-AUDIT_LOST = Counter("keymill_audit_lost_total", "Audit events that did not fit the queue; page when it rises")
+AUDIT_LOST = Counter(
+    "keymill_audit_lost_total", "Audit events that fitted neither queue nor spool, or were torn; page when it rises"
+)
+AUDIT_SPOOLED = Gauge(
+    "keymill_audit_spool_bytes", "What waits on disk for the audit topic; it grows while the brokers are away",
+    multiprocess_mode="mostrecent",
+)  # fmt: skip
 
 
 def configure(program: str, level: str = "info") -> None:

@@ -18,7 +18,7 @@ from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException, fingerprint, parse_schema, to_parsing_canonical_form
 
 from keymill.errors import InvalidRecord
-from schemas import access, events, operations, policy, records, values
+from schemas import access, audit, events, operations, policy, records, values
 from schemas.reading import Reader
 from schemas.values import Record
 from schemas.writing import Writer, compile_writer
@@ -43,10 +43,11 @@ SCHEMA_FILES: Final[dict[type[Record], str]] = {
     operations.OwnerRequest: "owner_request",
     operations.ProgramReport: "program_report",
     operations.AuditSummary: "audit_summary",
+    audit.AuditEvent: "audit_event",
 }
 _CLASSES: Final = {
     name: value
-    for module in (access, events, operations, policy, records, values)
+    for module in (access, audit, events, operations, policy, records, values)
     for name, value in vars(module).items()
     if isinstance(value, type)
 }

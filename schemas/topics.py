@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Final
 
-from schemas import access, events, operations, records
+from schemas import access, audit, events, operations, records
 from schemas.ids import partition_key
 from schemas.partition import partition_for
 from schemas.values import Record
@@ -143,11 +143,12 @@ STATUS: Final = Topic(
 )
 AUDIT: Final = Topic(
     name="drm.audit.v1",
-    record_key="writer",
-    records=(),
+    record_key="program/instance",
+    records=(audit.AuditEvent,),
     cleanup=Cleanup.DELETE,
-    writers=(Program.GATEWAY, Program.PROXY, Program.OPS),
+    writers=(Program.GATEWAY, Program.PROXY),
     readers=(Program.CONNECT, Program.OPS),
+    retention_ms=400 * DAY_MS,
 )
 DECISIONS: Final = Topic(
     name="drm.decisions.v1",

@@ -3,6 +3,7 @@
 from typing import Final
 
 from keymill.core.credentials import ORGANIZATION_ID, api_key_id, is_token_of, token_digest
+from keymill.gateway.asking import caller
 from keymill.http.problems import HttpReject
 from keymill.snapshot.reader import SnapshotReader
 from schemas.access import ApiKey, Credential
@@ -20,6 +21,7 @@ def authenticate(reader: SnapshotReader, authorization: str, organization: str) 
             organization itself is revoked.
     """
     credential = _credential(reader, authorization)
+    caller.set(credential.credential)
     if credential.organization != organization:
         message = f"this API key is not of organization {organization!r}"
         raise HttpReject(403, "forbidden", message)

@@ -1,12 +1,16 @@
 """The gateway's ways into the logs: one event, acknowledged, with its request id in the header."""
 
+import time
 from collections import OrderedDict
 from typing import Final
 
 from keymill import telemetry
+from keymill.gateway import asking
 from keymill.gateway.waiting import Published
 from keymill.kafka.producer import Outgoing, Publisher
+from keymill.trail.recorder import Recorder
 from schemas import topics
+from schemas.audit import EventPlace, What
 from schemas.codec import encode
 from schemas.events import AssetEvent, PolicyChange
 from schemas.ids import asset_key
@@ -25,10 +29,14 @@ class Intake:
     Args:
         topic: which of the two logs.
         partitions, generation: of the topic, as adopted.
+        audit: who said each event is noted there.
     """
 
-    def __init__(self, publisher: Publisher, *, topic: Topic, partitions: int, generation: int) -> None:
+    def __init__(
+        self, publisher: Publisher, *, topic: Topic, partitions: int, generation: int, audit: Recorder
+    ) -> None:
         self._publisher = publisher
+        self._audit = audit
         self._topic = topic
         self._partitions = partitions
         self._generation = generation
@@ -75,11 +83,20 @@ class Intake:
             position=LogPosition(generation=self._generation, offset=offset),
         )
         self._remember(published, event.request_hash)
+        self._note(published)
         return published
 
     def close(self, timeout_s: float) -> None:
         """Take no more events; blocks until what is under way is acknowledged or given up."""
         self._publisher.close(timeout_s)
+
+    def _note(self, event: Published) -> None:
+        place = EventPlace(
+            topic=event.topic, partition=event.partition, generation=self._generation, offset=event.position.offset
+        )
+        what = What.ASSET_EVENT if event.asset else What.POLICY_CHANGE
+        now_ms = time.time_ns() // 1_000_000
+        self._audit.note(asking.published(what, event.organization, event.asset, place, now_ms))
 
     def _remember(self, published: Published, request_hash: bytes | None) -> None:
         name = (published.organization, published.asset)

@@ -7,6 +7,7 @@ from keymill import telemetry
 from keymill.config import GatewaySettings
 from keymill.errors import Misconfigured
 from keymill.gateway.app import VIEW, CaughtUp, build_app
+from keymill.gateway.asking import PROGRAM, Asking
 from keymill.gateway.deadletters import DeadLetters
 from keymill.gateway.intake import Intake
 from keymill.gateway.service import Service
@@ -19,6 +20,8 @@ from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
 from keymill.snapshot.follower import Follower
 from keymill.snapshot.reader import SnapshotReader
+from keymill.trail.recorder import Recorder
+from keymill.trail.whole import Trail
 from schemas import topics
 from schemas.records import TopicAdopted
 from schemas.topics import Topic
@@ -54,12 +57,13 @@ def run(settings: GatewaySettings) -> int:
     )
     publisher = Publisher(settings.bootstrap, {name: topic.partitions for name, topic in adopted.items()})
     publisher.start()
-    intake, changes = (_intake(publisher, topic, adopted) for topic in WRITTEN)
-    service = Service(settings, reader, intake, changes, publisher, letters, waiter, keyring, readiness)
-    app = dress(build_app(service, follower), program="gateway")
-    return serve(app, settings=settings, bound=bound, readiness=readiness, on_stop=waiter.stop)
+    with Trail(settings.data, PROGRAM, settings.bootstrap, limit=settings.audit_spool_mib << 20) as audit:
+        intake, changes = (_intake(publisher, topic, adopted, audit) for topic in WRITTEN)
+        service = Service(settings, reader, intake, changes, publisher, letters, waiter, keyring, readiness, audit)
+        app = Asking(dress(build_app(service, follower), program=PROGRAM))
+        return serve(app, settings=settings, bound=bound, readiness=readiness, on_stop=waiter.stop)
 
 
-def _intake(publisher: Publisher, topic: Topic, adopted: Mapping[str, TopicAdopted]) -> Intake:
+def _intake(publisher: Publisher, topic: Topic, adopted: Mapping[str, TopicAdopted], audit: Recorder) -> Intake:
     taken = adopted[topic.name]
-    return Intake(publisher, topic=topic, partitions=taken.partitions, generation=taken.generation)
+    return Intake(publisher, topic=topic, partitions=taken.partitions, generation=taken.generation, audit=audit)

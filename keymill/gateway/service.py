@@ -13,6 +13,7 @@ from keymill.http.health import Readiness
 from keymill.kafka.producer import Publisher
 from keymill.kms.keyring import Keyring
 from keymill.snapshot.reader import SnapshotReader
+from keymill.trail.recorder import Recorder
 from schemas.records import AssetRecord, DeadLetter
 
 APPEAR_S: Final = 0.5
@@ -32,6 +33,7 @@ class Service:
     waiter: Waiter
     keyring: Keyring
     readiness: Readiness
+    audit: Recorder
 
     async def outcome(self, event: Published, wait_s: float) -> Settled | DeadLetter | None:
         """What became of an event within *wait_s*."""

@@ -127,6 +127,10 @@ class Tokens:
             known = self._keep(token, fresh)
         return _refused_now(known.claims, now_ms, client) or known.claims
 
+    def verified(self, token: str) -> Verified | None:
+        """What a token says whose signature was right when it was last looked at, valid now or not."""
+        return self._verified.get(token)
+
     def _keep(self, token: str, verified: Verified) -> Verified:
         if len(self._verified) >= self._cached:
             self._verified.pop(next(iter(self._verified)))

@@ -10,7 +10,6 @@ from keymill.config import ProxySettings
 from keymill.errors import KeymillError, NotReady
 from keymill.http.health import Readiness
 from keymill.kms.provider import Kms
-from keymill.proxy.audit import Audit
 from keymill.proxy.auth import Tokens
 from keymill.proxy.keys import ProxyKeys
 from keymill.proxy.procedure import Means, wall_clock_ms
@@ -22,6 +21,9 @@ from keymill.proxy.waiting import Waiting
 from keymill.snapshot import gauges
 from keymill.snapshot.reader import SnapshotReader
 from keymill.snapshot.state import ViewState
+from keymill.trail import spool_folder
+from keymill.trail.recorder import Recorder, instance_name
+from keymill.trail.spool import Spool
 
 VIEW: Final = "proxy"
 OPEN_RETRY_S: Final = 0.05
@@ -46,7 +48,8 @@ class Life:
         self._used_folder = views / f"{VIEW}-used"
         self._reader = SnapshotReader(self._folder)
         self.keys = ProxyKeys(kms)
-        self._audit = Audit()
+        limit = settings.audit_spool_mib << 20
+        self._audit = Recorder(Spool(spool_folder(settings.data, VIEW), instance_name(), limit=limit))
         self._tasks: list[asyncio.Task[None]] = []
         self._open = False
         self._state: ViewState | None = None

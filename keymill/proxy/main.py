@@ -23,6 +23,8 @@ from keymill.proxy.life import VIEW
 from keymill.proxy.pool import Pool
 from keymill.snapshot.follower import Follower
 from keymill.snapshot.store import GIB
+from keymill.trail import spool_folder
+from keymill.trail.sender import sender_of
 from schemas import topics
 
 TOPICS: Final = tuple(
@@ -56,8 +58,10 @@ def _serve(settings: ProxySettings, bound: socket.socket, stop: threading.Event)
     with Follower(folder, TOPICS, client, map_size=size, log_level=settings.log_level) as follower:
         # (4)
         pool = Pool(settings, bound, parent=os.getpid(), environment=_environment(settings))
+        sender = sender_of(spool_folder(settings.data, VIEW), settings.bootstrap)
         try:
             pool.start()
+            sender.start()
             pool.tend()
             announce(url_of(bound, settings))
             while not stop.wait(TEND_S):
@@ -65,6 +69,7 @@ def _serve(settings: ProxySettings, bound: socket.socket, stop: threading.Event)
                 pool.tend()
         finally:
             pool.stop()
+            sender.close()  # after the workers, whose last events it sends
 
 
 def _listen(settings: ProxySettings, stop: threading.Event) -> socket.socket:

@@ -11,7 +11,6 @@ from prometheus_client import Counter
 from keymill import telemetry
 from keymill.drm import widevine
 from keymill.proxy import audit, named_keys, steps
-from keymill.proxy.audit import Audit
 from keymill.proxy.auth import Tokens
 from keymill.proxy.keys import ProxyKeys
 from keymill.proxy.request import Answer, Dialect, LicenseRequest, RawRequest, Reason, Refusal, Response
@@ -22,6 +21,7 @@ from keymill.proxy.upstream.hls import ClearHls
 from keymill.proxy.waiting import Waiting
 from keymill.snapshot.reader import SnapshotReader
 from keymill.snapshot.state import ViewState
+from keymill.trail.recorder import Recorder
 from schemas.values import DrmSystem
 
 _CLEAR_HLS: Final = ClearHls()
@@ -43,7 +43,7 @@ class Means:
     keys: ProxyKeys
     upstreams: Upstreams
     used: UsedTokens
-    audit: Audit
+    audit: Recorder
     waiting: Waiting
     terms: Terms
     max_staleness_s: int = 0
@@ -88,6 +88,7 @@ async def answer(dialect: Dialect, raw: RawRequest, state: ViewState, means: Mea
     # (1)
     request = dialect.parse(raw)
     if isinstance(request, Refusal):
+        means.audit.note(audit.unread(request, raw.client, means.now_ms()))
         return dialect.respond(request)
     # (2) to (7)
     decided = await _decide_in_time(request, state, means)
@@ -95,9 +96,9 @@ async def answer(dialect: Dialect, raw: RawRequest, state: ViewState, means: Mea
     outcome = decided if isinstance(decided, Refusal) else await _forward(request, decided, means)
     # (11) stands before (10), since nothing follows a return
     granted = decided.granted if isinstance(decided, License) else None
-    event = audit.licensed(request, granted, outcome, means.now_ms())
-    means.audit.note(event)
-    _counter(event.drm_system, event.reason).inc()
+    line = audit.licensed(request, granted, outcome, means.tokens.verified(request.token), means.now_ms())
+    means.audit.note(line)
+    _counter(line.drm_system, line.reason).inc()
     # (10)
     return dialect.respond(outcome)
 

@@ -138,8 +138,12 @@ def unwrap(chosen: Iterable[Candidate], keys: ProxyKeys) -> tuple[GrantedKey, ..
             opened, clear = keys.open(record)
             track = opened.tracks[index]
             granted.setdefault(
-                track.kid, GrantedKey(kid=track.kid, label=track.label, scheme=track.scheme, clear=clear[index])
-            )
+                track.kid,
+                GrantedKey(
+                    kid=track.kid, label=track.label, scheme=track.scheme, clear=clear[index],
+                    key_version=opened.key_version,
+                ),
+            )  # fmt: skip
     except MissingKek as error:
         return Refusal(reason=Reason.KEK_MISSING, message=str(error))
     except Corrupt:

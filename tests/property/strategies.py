@@ -14,6 +14,7 @@ from schemas.access import (
     TokenKey,
     WidevineSigner,
 )
+from schemas.audit import AuditEvent, EventPlace
 from schemas.events import (
     AssetEvent,
     AssetIngested,
@@ -414,6 +415,28 @@ RECORDS = {
         assets=LONGS,
         key_records=LONGS,
         policies=LONGS,
+    ),
+    "AuditEvent": st.builds(
+        AuditEvent,
+        at=TIMES,
+        program=TEXT,
+        instance=TEXT,
+        sequence=LONGS,
+        request_id=TEXT,
+        what=TEXT,
+        granted=st.booleans(),
+        reason=TEXT,
+        drm_system=TEXT,
+        organization=ORGANIZATIONS,
+        asset=ASSETS,
+        kids=st.lists(KIDS, max_size=3).map(tuple),
+        key_versions=st.lists(INTS, max_size=2).map(tuple),
+        policy_id=optional(LONGS),
+        policy_version=optional(st.integers(0, MAX_INT)),
+        user=TEXT,
+        caller=TEXT,
+        client=TEXT,
+        event=optional(st.builds(EventPlace, topic=TEXT, partition=INTS, generation=INTS, offset=LONGS)),
     ),
 }
 IDENTITIES = st.builds(

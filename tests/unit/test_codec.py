@@ -12,7 +12,7 @@ from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibi
 from fastavro.schema import fingerprint
 
 from keymill.errors import InvalidRecord, UnknownKey
-from schemas import access, events, operations, policy, records
+from schemas import access, audit, events, operations, policy, records
 from schemas.codec import HEADER_SIZE, SCHEMA_FILES, decode, decode_json, encode, readable, schema_of
 from schemas.events import AssetEvent, AssetIngested
 from schemas.framing import decode_event
@@ -100,7 +100,7 @@ def _named(schema, found):
 def test_records_and_schemas_name_the_same_fields_in_the_same_order(file):
     """The .avsc is the contract; the classes are its spelling in Python. Enumerations have the same symbols."""
     for name, schema in _named(json.loads(_current(file)), {}).items():
-        owner = next(module for module in (events, records, access, policy, operations) if hasattr(module, name))
+        owner = next(module for module in (events, records, access, policy, operations, audit) if hasattr(module, name))
         cls = getattr(owner, name)
         if schema["type"] == "enum":
             assert [member.value for member in cls] == schema["symbols"], name
@@ -115,7 +115,9 @@ def test_a_schema_s_default_is_the_class_s(file):
 
     for name, schema in _named(json.loads(_current(file)), {}).items():
         if schema["type"] == "record":
-            owner = next(module for module in (events, records, access, policy, operations) if hasattr(module, name))
+            owner = next(
+                module for module in (events, records, access, policy, operations, audit) if hasattr(module, name)
+            )
             by_name = {field.name: field for field in msgspec.structs.fields(getattr(owner, name))}
             for field in schema["fields"]:
                 if "default" in field:

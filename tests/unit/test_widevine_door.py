@@ -21,6 +21,7 @@ from keymill.gateway.intake import Intake
 from keymill.http.health import Readiness
 from keymill.kafka.producer import Publisher
 from keymill.secret import Secret
+from keymill.trail.recorder import Recorder
 from schemas import topics
 from schemas.events import AssetEvent, AssetIngested, PeriodRange
 from schemas.records import KeyOrigin, TrackKey
@@ -152,7 +153,7 @@ def test_refusal_has_no_tracks() -> None:
 def test_a_packager_is_answered_before_it_gives_up() -> None:
     """While no broker acknowledges the event, the answer comes at the deadline and not at the publisher's own."""
     publisher = Publisher("127.0.0.1:9", {topics.ASSETS.name: 12})
-    intake = Intake(publisher, topic=topics.ASSETS, partitions=12, generation=0)
+    intake = Intake(publisher, topic=topics.ASSETS, partitions=12, generation=0, audit=Recorder())
     event = AssetEvent(organization="acme", asset="film", event_time=0, body=AssetIngested())
     began = time.monotonic()
     with closing(publisher), pytest.raises(Refusal, match="did not acknowledge") as caught:

@@ -23,6 +23,7 @@ from keymill.core.envelope import unwrap_secret
 from keymill.core.formats.contract import Imported
 from keymill.core.formats.naver import read
 from keymill.errors import InvalidRecord, UnknownKey
+from keymill.gateway.asking import caller
 from keymill.gateway.dialects import naver
 from keymill.gateway.dialects.naver import NaverPolicy, Signed, Status, unauthorized
 from keymill.gateway.policies import Policies
@@ -110,6 +111,7 @@ class NaverApi:
             raise unauthorized("the access key is unknown or revoked, or its signature does not fit the request")
         if proven[0].organization in revoked:
             raise HttpReject(403, "organization_revoked", f"organization {proven[0].organization} is revoked")
+        caller.set(proven[0].credential)
         return proven[0].organization
 
     def _secret(self, credential: Credential) -> Secret:

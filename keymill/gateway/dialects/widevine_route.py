@@ -24,6 +24,7 @@ from keymill.core.assignment import check_tracks
 from keymill.core.credentials import ORGANIZATION_ID, SIGNER_IV_SIZE, SIGNER_KEY_SIZE, signer_identity
 from keymill.core.envelope import unwrap_keys, unwrap_secret
 from keymill.errors import InvalidRecord, Reject, Retry, Unavailable
+from keymill.gateway import asking
 from keymill.gateway.answers import period_key
 from keymill.gateway.assignment import policy_to_assign
 from keymill.gateway.dialects import widevine
@@ -35,6 +36,7 @@ from keymill.gateway.waiting import Published, settled
 from keymill.http.health import Readiness
 from keymill.secret import Secret
 from keymill.snapshot.reads import Reads
+from keymill.trail.line import GRANTED
 from schemas import topics
 from schemas.access import WidevineSigner
 from schemas.events import AssetEvent, AssetIngested, TrackWish
@@ -68,16 +70,25 @@ class WidevineDoor:
         service = self._service
         envelope = widevine.read_envelope(await read_limited(request, service.settings.max_body_bytes))
         deadline = time.monotonic() + service.settings.packager_wait_s
+        asked: Asked | None = None
         try:
             await self._wait_ready(deadline)
             self._verify(organization, envelope)
             asked = widevine.read_inner(envelope.request)
             found, already_used = await self._find(organization, asked, deadline)
             body = widevine.answer(asked, self._unwrapped(found), already_used=already_used)
+            self._note(organization, asked.asset, found, GRANTED)
         except Refusal as refusal:
+            self._note(organization, asked.asset if asked else "", [], refusal.status.lower())
             log.warning("packager refused", organization=organization, status=refusal.status, reason=str(refusal))
             body = widevine.refusal(refusal.status)
         return Response(body, 200, {"cache-control": "no-store"}, "application/json")
+
+    def _note(self, organization: str, asset: str, found: Sequence[Found], reason: str) -> None:
+        kids = tuple(dict.fromkeys(each.record.tracks[each.at].kid for each in found))
+        versions = tuple(sorted({each.record.key_version for each in found}))
+        now_ms = time.time_ns() // 1_000_000
+        self._service.audit.note(asking.delivered(organization, asset, kids, versions, reason, now_ms))
 
     async def _wait_ready(self, deadline: float) -> None:
         readiness = self._service.readiness
@@ -94,6 +105,7 @@ class WidevineDoor:
             secret = unwrap_secret(kek, signer.body.wrapped, *signer_identity(organization, signer.credential))
         if not widevine.is_signed(envelope, secret) or secret is _NOBODY:
             raise Refusal(Status.SIGNATURE_FAILED, "unknown signer, or its signature does not cover the request")
+        asking.caller.set(envelope.signer)
         if itself is not None and itself.revoked:
             raise Refusal(Status.ACCESS_DENIED, "the organization is revoked")
 

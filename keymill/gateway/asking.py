@@ -1,0 +1,55 @@
+"""Who is asking the gateway right now: kept for the audit trail while one request is answered."""
+
+from contextvars import ContextVar
+from typing import Final
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from keymill import telemetry
+from keymill.trail.line import ACCEPTED, AuditLine
+from keymill.trail.recorder import utc
+from schemas.audit import EventPlace, What
+
+caller: Final[ContextVar[str]] = ContextVar("caller", default="")
+"""Id of the credential that proved who asks; empty until one has."""
+client: Final[ContextVar[str]] = ContextVar("client", default="")
+"""The connection's IP address."""
+PROGRAM: Final = "gateway"
+
+
+class Asking:
+    """ASGI middleware: a request begins without a caller, from its connection's address."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one connection."""
+        peer = scope.get("client")
+        called, connected = caller.set(""), client.set(peer[0] if peer else "")
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            caller.reset(called)
+            client.reset(connected)
+
+
+def published(what: What, organization: str, asset: str, place: EventPlace, at_ms: int) -> AuditLine:
+    """The audit event of a request that became an event of the log."""
+    return AuditLine(
+        timestamp=utc(at_ms), event=what.value, program=PROGRAM, request_id=telemetry.request_id.get(),
+        reason=ACCEPTED, organization=organization, asset=asset, caller=caller.get(), client=client.get(),
+        became=place,
+    )  # fmt: skip
+
+
+def delivered(
+    organization: str, asset: str, kids: tuple[bytes, ...], key_versions: tuple[int, ...], reason: str, at_ms: int
+) -> AuditLine:
+    """The audit event of a packager's request for keys: which it got, or why none."""
+    return AuditLine(
+        timestamp=utc(at_ms), event=What.KEY_DELIVERY.value, program=PROGRAM,
+        request_id=telemetry.request_id.get(), reason=reason, drm_system="widevine", organization=organization,
+        asset=asset, kids=tuple(kid.hex() for kid in kids), key_versions=key_versions, caller=caller.get(),
+        client=client.get(),
+    )  # fmt: skip

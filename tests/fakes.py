@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from keymill.errors import UnknownKey
-from keymill.kms.provider import RootActivation
+from keymill.kms.provider import KekEpoch, KekState, RootActivation
 from keymill.proxy.request import Answer, Refusal
 from keymill.proxy.upstream.clearkey import ClearKey
 from keymill.proxy.upstream.contract import Asked, Granted, Upstream
@@ -76,6 +76,8 @@ class MemoryKms:
 
     names: tuple[str, ...] = ("demo",)
     kek_epochs: tuple[int, ...] = (1,)
+    announced: tuple[int, ...] = ()
+    retired: tuple[int, ...] = ()
     activations: tuple[RootActivation, ...] = (RootActivation(root_version=1, activates=0),)
 
     def hmac(self, organization: str, root_version: int, message: bytes) -> Secret:
@@ -88,9 +90,14 @@ class MemoryKms:
         """The KEK of an epoch."""
         return Secret(self._bytes(f"kek {organization} {epoch}", 64))
 
-    def epochs(self, organization: str) -> tuple[int, ...]:
-        """Every epoch."""
-        return self.kek_epochs
+    def epochs(self, organization: str) -> tuple[KekEpoch, ...]:
+        """Every epoch, active unless something else is said of it."""
+        return tuple(KekEpoch(epoch=epoch, state=self._state(epoch)) for epoch in self.kek_epochs)
+
+    def _state(self, epoch: int) -> KekState:
+        if epoch in self.announced:
+            return KekState.ANNOUNCED
+        return KekState.RETIRED if epoch in self.retired else KekState.ACTIVE
 
     def schedule(self, organization: str) -> tuple[RootActivation, ...]:
         """Every activation."""

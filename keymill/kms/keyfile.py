@@ -7,7 +7,6 @@ overwritten by a fresh one, because every derived key hangs on its roots.
 
 import base64
 import hmac
-import secrets
 import time
 from pathlib import Path
 from typing import Final
@@ -23,12 +22,13 @@ from keymill.kms.keyfile_format import (
     Group,
     Kek,
     Root,
+    draw_key,
     locked,
     read_file,
     replace_file,
     stat_file,
 )
-from keymill.kms.provider import RootActivation
+from keymill.kms.provider import KekEpoch, RootActivation
 from keymill.secret import Secret
 
 LOOK_EVERY_S: Final = 0.1
@@ -59,9 +59,9 @@ class KeyFile:
                 return Secret(base64.b64decode(kek.key))
         raise UnknownKey(f"organization {organization} has no KEK epoch {epoch} in {self._path.name}")
 
-    def epochs(self, organization: str) -> tuple[int, ...]:
+    def epochs(self, organization: str) -> tuple[KekEpoch, ...]:
         """See `Kms`."""
-        return tuple(kek.epoch for kek in self._group(organization).keks)
+        return tuple(KekEpoch(epoch=kek.epoch, state=kek.state) for kek in self._group(organization).keks)
 
     def schedule(self, organization: str) -> tuple[RootActivation, ...]:
         """See `Kms`."""
@@ -105,7 +105,7 @@ def create_key_file(path: Path) -> bool:
     with locked(path):
         if path.exists():
             return False
-        intake = (Kek(epoch=1, key=_draw(KEK_SIZE)),)
+        intake = (Kek(epoch=1, key=draw_key(KEK_SIZE)),)
         replace_file(path, Content(format=FORMAT, intake=intake, organizations={}))
         return True
 
@@ -117,13 +117,9 @@ def add_organization(path: Path, organization: str) -> bool:
         if organization in content.organizations:
             return False
         group = Group(
-            roots=(Root(version=1, activates=0, key=_draw(ROOT_SIZE)),), keks=(Kek(epoch=1, key=_draw(KEK_SIZE)),)
+            roots=(Root(version=1, activates=0, key=draw_key(ROOT_SIZE)),), keks=(Kek(epoch=1, key=draw_key(KEK_SIZE)),)
         )
         replace_file(
             path, msgspec.structs.replace(content, organizations={**content.organizations, organization: group})
         )
         return True
-
-
-def _draw(size: int) -> str:
-    return base64.b64encode(secrets.token_bytes(size)).decode()

@@ -9,6 +9,7 @@ What stands in a key file, and how it is read and replaced.
 import base64
 import fcntl
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +20,15 @@ import msgspec
 
 from keymill.core.envelope import KEK_SIZE
 from keymill.errors import Misconfigured
+from keymill.kms.provider import KekState
 
 ROOT_SIZE: Final = 32
 FORMAT: Final = 1
+STATES_FORMAT: Final = 2
+"""Of a file in which a KEK is announced or retired: a program that knows no states would wrap under the wrong one."""
+
+
+_ORDER: Final = (KekState.RETIRED, KekState.ACTIVE, KekState.ANNOUNCED)
 
 
 class Root(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,11 +39,12 @@ class Root(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     key: str
 
 
-class Kek(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One KEK; `key` is base64 of 64 bytes."""
+class Kek(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One KEK; `key` is base64 of 64 bytes. `state` is left out while it is active, as in every file of format 1."""
 
     epoch: int
     key: str
+    state: KekState = KekState.ACTIVE
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,8 +83,8 @@ def decode_content(data: bytes, name: str) -> Content:
     """The content of a key file's bytes, checked; *name* is how `Misconfigured` calls it."""
     try:
         found = msgspec.json.decode(data, type=_Format).format
-        if found != FORMAT:
-            raise Misconfigured(f"{name} has format {found}, this program reads {FORMAT}")
+        if found not in (FORMAT, STATES_FORMAT):
+            raise Misconfigured(f"{name} has format {found}, this program reads {FORMAT} and {STATES_FORMAT}")
         content = msgspec.json.decode(data, type=Content)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise Misconfigured(f"{name} is damaged: restore it from its backup, nothing was overwritten") from None
@@ -106,6 +114,7 @@ def locked(path: Path) -> Iterator[None]:
 
 def replace_file(path: Path, content: Content) -> None:
     """Put *content* in place of the file, whole or not at all; 0600 from the first byte on."""
+    content = msgspec.structs.replace(content, format=format_of(content))
     fresh = path.with_suffix(".new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.fchmod(descriptor, 0o600)  # a crash, or somebody else, may have left it with another mode
@@ -117,6 +126,17 @@ def replace_file(path: Path, content: Content) -> None:
     folder = os.open(path.parent, os.O_RDONLY)
     os.fsync(folder)
     os.close(folder)
+
+
+def draw_key(size: int) -> str:
+    """A fresh key of *size* bytes as it stands in the file."""
+    return base64.b64encode(secrets.token_bytes(size)).decode()
+
+
+def format_of(content: Content) -> int:
+    """The lowest format that says all that *content* does, so that older programs read what they can."""
+    keks = [*content.intake, *(kek for group in content.organizations.values() for kek in group.keks)]
+    return FORMAT if all(kek.state is KekState.ACTIVE for kek in keks) else STATES_FORMAT
 
 
 def check_content(content: Content, name: str) -> None:
@@ -137,6 +157,9 @@ def _check_keks(name: str, owner: str, keks: tuple[Kek, ...]) -> None:
     epochs = [kek.epoch for kek in keks]
     if not epochs or epochs != sorted(set(epochs)):
         raise Misconfigured(f"{name}: KEKs of {owner} must be there, their epochs ascending")
+    order = [_ORDER.index(kek.state) for kek in keks]
+    if order != sorted(order) or _ORDER.index(KekState.ACTIVE) not in order:
+        raise Misconfigured(f"{name}: KEKs of {owner} must be retired, active, announced in this order, one active")
     if not all(_has_size(kek.key, KEK_SIZE) for kek in keks):
         raise Misconfigured(f"{name}: a KEK of {owner} is no base64 of {KEK_SIZE} bytes")
 

@@ -2,7 +2,7 @@
 
 from keymill.core.derive import fingerprint_message, prk_message
 from keymill.core.provisioning import Keys
-from keymill.kms.provider import Kms
+from keymill.kms.provider import KekState, Kms
 from keymill.secret import Secret
 
 
@@ -50,7 +50,12 @@ class Keyring:
 
     def current_epoch(self, organization: str) -> int:
         """The KEK epoch that wraps new records."""
-        return self._kms.epochs(organization)[-1]
+        return max(each.epoch for each in self._kms.epochs(organization) if each.state is KekState.ACTIVE)
+
+    def open_epochs(self, organization: str) -> tuple[int, ...]:
+        """The KEK epochs that are handed to proxies, ascending: all that are not retired."""
+        known = self._kms.epochs(organization)
+        return tuple(each.epoch for each in known if each.state is not KekState.RETIRED)
 
     def keys_for(self, organization: str, root_version: int) -> Keys:
         """All that making a key record takes."""

@@ -1,5 +1,6 @@
 """The small protocol that every key management service is spoken to through."""
 
+from enum import StrEnum
 from typing import Protocol
 
 from keymill.secret import Secret
@@ -11,6 +12,26 @@ class RootActivation(Record, frozen=True, kw_only=True):
 
     root_version: int
     activates: int
+
+
+class KekState(StrEnum):
+    """
+    How far a KEK epoch has come; it only ever goes on.
+
+    An announced one is handed out and wraps nothing yet, an active one may wrap, a retired one opens what is old and is
+    no longer handed to proxies.
+    """
+
+    RETIRED = "retired"
+    ACTIVE = "active"
+    ANNOUNCED = "announced"
+
+
+class KekEpoch(Record, frozen=True, kw_only=True):
+    """One KEK epoch of an organization."""
+
+    epoch: int
+    state: KekState
 
 
 class Kms(Protocol):
@@ -26,11 +47,11 @@ class Kms(Protocol):
         ...
 
     def kek(self, organization: str, epoch: int) -> Secret:
-        """The KEK of an epoch, 64 bytes, for wrapping in process: a KMS call per record would be too slow."""
+        """The KEK of an epoch, retired ones too, 64 bytes, for use in process: a KMS call per record is too slow."""
         ...
 
-    def epochs(self, organization: str) -> tuple[int, ...]:
-        """The KEK epochs that may still be met, ascending; the last one wraps."""
+    def epochs(self, organization: str) -> tuple[KekEpoch, ...]:
+        """Every KEK epoch, ascending; the highest active one wraps, and there always is one."""
         ...
 
     def schedule(self, organization: str) -> tuple[RootActivation, ...]:

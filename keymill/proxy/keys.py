@@ -5,19 +5,22 @@ No license waits for the KMS: what is not here is missing, which /readyz says.
 """
 
 import threading
+from collections.abc import Callable
 from typing import Final
 
 from keymill import telemetry
 from keymill.core.envelope import ClearKey, unwrap_keys, unwrap_secret
 from keymill.errors import Corrupt, KeymillError, Stop
 from keymill.kms.keyring import Keyring
-from keymill.kms.provider import Kms
+from keymill.kms.provider import KekState, Kms
 from keymill.secret import Secret
 from schemas.access import TokenKey
 from schemas.records import KeyRecord
 
 REFRESH_S: Final = 5.0
 """How soon a new organization or KEK epoch is known: it is announced well before a record uses it."""
+EpochName = tuple[str, int]
+"""(organization, KEK epoch)"""
 OPENED_RECORDS: Final = 4096
 """Key records kept open per worker, about 1 KiB each; opening one costs as much as the rest of a license."""
 log = telemetry.logger("proxy.keys")
@@ -28,26 +31,36 @@ class MissingKek(Exception):
 
 
 class ProxyKeys:
-    """What a proxy may open. `refresh` talks to the KMS, everything else is memory."""
+    """
+    What a proxy may open. `refresh` talks to the KMS, everything else is memory.
 
-    def __init__(self, kms: Kms) -> None:
+    Args:
+        live: whether the view holds all that is written now, so that it holds nothing under a retired KEK.
+    """
+
+    def __init__(self, kms: Kms, live: Callable[[], bool] = lambda: False) -> None:
         self._kms = kms
+        self._live = live
         self._keyring = Keyring(kms)
-        self._keks: dict[tuple[str, int], Secret] = {}
+        self._keks: dict[EpochName, Secret] = {}
+        self._retired: frozenset[EpochName] = frozenset()
+        self._unused: frozenset[EpochName] = frozenset()
         self._fingerprint_keys: dict[str, Secret] = {}
         self._failure: str | None = "the KMS was not asked yet"
-        self._missing: set[tuple[str, int]] = set()
+        self._missing: set[EpochName] = set()
         self._opened: dict[tuple[str, bytes], tuple[KeyRecord, tuple[ClearKey, ...]]] = {}
         self._reported: dict[tuple[str, bytes], KeyRecord] = {}
         self._stop = threading.Event()
 
     def refresh(self) -> None:
-        """Fetch what the KMS has that is not here yet; when it does not answer, what is here stays."""
+        """
+        Fetch what the KMS has that is not here yet; when it does not answer, what is here stays.
+
+        A retired KEK is not fetched. One that is here is let go of at the second look that finds it retired and the
+        view live: a proxy that was cut off while keys were wrapped again goes on serving what it holds.
+        """
         try:
-            for organization in self._kms.organizations():
-                self._fingerprint_keys[organization] = self._keyring.k_fp(organization)
-                for epoch in self._kms.epochs(organization):
-                    self._keks[organization, epoch] = self._keyring.kek(organization, epoch)
+            self._fetch()
             self._failure = None
         except KeymillError as error:
             if self._failure is None:
@@ -55,7 +68,23 @@ class ProxyKeys:
             self._failure = str(error)
             if not self._keks and isinstance(error, Stop):
                 raise
-        self._missing -= self._keks.keys()
+        self._missing -= self._keks.keys() | self._retired
+
+    def _fetch(self) -> None:
+        retired: set[EpochName] = set()
+        for organization in self._kms.organizations():
+            self._fingerprint_keys[organization] = self._keyring.k_fp(organization)
+            for each in self._kms.epochs(organization):
+                name = (organization, each.epoch)
+                if each.state is KekState.RETIRED:
+                    retired.add(name)
+                elif name not in self._keks:
+                    self._keks[name] = self._kms.kek(*name)
+        self._retired = frozenset(retired)
+        live = self._live()
+        for name in self._unused & self._retired if live else ():
+            self._keks.pop(name, None)
+        self._unused = self._retired if live else frozenset()
 
     def keep_fresh(self) -> None:
         """Refresh in a thread until `close`."""
@@ -64,6 +93,11 @@ class ProxyKeys:
     def close(self) -> None:
         """End the thread."""
         self._stop.set()
+
+    @property
+    def held(self) -> tuple[tuple[str, int], ...]:
+        """(organization, epoch) of every KEK that is here, ascending."""
+        return tuple(sorted(self._keks.copy()))
 
     def missing(self) -> str | None:
         """Why licenses may fail for want of a key, or None."""
@@ -126,7 +160,8 @@ class ProxyKeys:
         kek = self._keks.get((record.organization, record.kek_epoch))
         k_fp = self._fingerprint_keys.get(record.organization)
         if kek is None or k_fp is None:
-            self._missing.add((record.organization, record.kek_epoch))
+            if (record.organization, record.kek_epoch) not in self._retired:  # an old copy, about to be superseded
+                self._missing.add((record.organization, record.kek_epoch))
             raise MissingKek(f"KEK epoch {record.kek_epoch} of {record.organization} is not here")
         return unwrap_keys(kek, k_fp, record)
 

@@ -47,11 +47,12 @@ class Life:
         self._folder = views / VIEW
         self._used_folder = views / f"{VIEW}-used"
         self._reader = SnapshotReader(self._folder)
-        self.keys = ProxyKeys(kms)
+        self.keys = ProxyKeys(kms, lambda: self._live)
         limit = settings.audit_spool_mib << 20
         self._audit = Recorder(Spool(spool_folder(settings.data, VIEW), instance_name(), limit=limit))
         self._tasks: list[asyncio.Task[None]] = []
         self._open = False
+        self._live = False
         self._state: ViewState | None = None
         self._looked = 0.0
         self._used: UsedTokens | None = None
@@ -130,11 +131,13 @@ class Life:
                 if not self._open:
                     self._try_open()
                 if self._open:
-                    gauges.show(self._reader.state())
+                    state = self._reader.state()
+                    self._live = state.live
+                    gauges.show(state)
             except KeymillError as error:
                 log.error("the view cannot be read", reason=str(error))
                 self._reader.close()  # it is opened anew: another environment may lie there now
-                self._open = False
+                self._open = self._live = False
             await asyncio.sleep(WATCH_S if self._open else OPEN_RETRY_S)
 
 

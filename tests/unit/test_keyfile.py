@@ -173,10 +173,10 @@ def test_a_file_that_contradicts_itself_is_refused(path: Path, where: str) -> No
 
 def test_another_format_is_named(path: Path) -> None:
     """Whatever else it holds: a later keymill's file is not a damaged one."""
-    for content in (content_of(path) | {"format": FORMAT + 1}, {"format": FORMAT + 1, "shape": ["new"]}):
+    for content in (content_of(path) | {"format": FORMAT + 2}, {"format": FORMAT + 2, "shape": ["new"]}):
         data = write(path, content)
         for use in (lambda: KeyFile(path), lambda: add_organization(path, "other")):
-            with pytest.raises(Misconfigured, match=f"has format {FORMAT + 1}, this program reads {FORMAT}"):
+            with pytest.raises(Misconfigured, match=f"has format {FORMAT + 2}, this program reads {FORMAT} and 2"):
                 use()
         assert data == path.read_bytes()
 
@@ -213,7 +213,7 @@ def test_a_change_is_read_without_a_restart(path: Path) -> None:
         running.schedule("other")
     add_organization(path, "other")
     assert ((1, 0),) == tuple((entry.root_version, entry.activates) for entry in running.schedule("other"))
-    assert (1,) == running.epochs("other")
+    assert (1,) == Keyring(running).open_epochs("other")
 
 
 def test_organizations_share_no_key(path: Path) -> None:

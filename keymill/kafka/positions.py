@@ -42,8 +42,8 @@ def topic_contradiction(name: str, known: Described, found: Described) -> str:
     if known.topic_id != found.topic_id:
         return (
             f"the topic {name} was created anew (its id was {known.topic_id}, now {found.topic_id}): what was read "
-            "from the old one is served on, nothing is read from the new one; if that is meant, stop the program and "
-            "delete its view folder, which is then rebuilt from the new topic"
+            "from the old one is served on, nothing is read from the new one until it is adopted: `keymill rebuild`, "
+            "or `keymill topics adopt` for a topic that was filled otherwise"
         )
     if known.partitions != found.partitions:
         return (

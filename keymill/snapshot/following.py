@@ -1,4 +1,9 @@
-"""What the follower's process does: tail into view, batch by batch, and say how it goes."""
+"""
+What the follower's process does: tail into view, batch by batch, and say how it goes.
+
+A topic that was created again is neither read nor given up: the view says so and serves on, and when the new one is
+adopted it is read from its first record over what the view holds, whose fingerprints and versions go on guarding.
+"""
 
 import time
 from collections.abc import Callable
@@ -9,8 +14,11 @@ import msgspec
 
 from keymill import telemetry
 from keymill.core.view import Fate
-from keymill.errors import Stop, Unavailable
+from keymill.errors import Misconfigured, Stop, Unavailable
+from keymill.kafka.positions import Checkpoint
+from keymill.kafka.succession import Succession, spelt, succession
 from keymill.kafka.tail import STALL_S, Tail
+from keymill.kafka.vigil import STRIKES
 from keymill.snapshot import store
 from keymill.snapshot.state import Heartbeat, HeartbeatFile, boot_id
 from keymill.snapshot.writer import SnapshotWriter
@@ -24,6 +32,9 @@ READER_CHECK_S: Final = 10.0
 COLD_WAIT_S: Final = 30.0
 """How long a view that has nothing to serve waits for the brokers before its process ends."""
 RECONNECT_S: Final = 0.5
+SUCCESSOR_EVERY_S: Final = 1.0
+ERROR_SHOWN_S: Final = 3.0
+"""A topic that changes under a running program is told for at least so long: processors look once a second, and end."""
 log = telemetry.logger("snapshot.follower")
 
 
@@ -56,23 +67,26 @@ class Following:
         self._beat = self._first_beat(self._file.read())
         self._beaten = self._checked = 0.0
         self._notice: str | None = None
+        self._adopted: dict[str, str] = {}
 
     def run(self) -> None:
         """
         Follow until told to stop.
 
         Raises:
-            Misconfigured: the topics are not what was read; the heartbeat says so too.
+            Misconfigured: the topics are not what was read, and have no successor; the heartbeat says so too.
             Unavailable: there were no brokers, and nothing to serve.
         """
         try:
             self._write_beat()
-            if self._connect():
-                while not self._stopping():
-                    self._step()
+            while not self._stopping():
+                try:
+                    self._follow()
+                except Misconfigured as error:
+                    if not self._await_successor(error):
+                        raise
         except Stop as error:
-            self._beat = msgspec.structs.replace(self._beat, error=str(error), live=False)
-            self._write_beat()
+            self._tell(error)
             raise
         finally:
             self._beat = msgspec.structs.replace(self._beat, live=False)
@@ -80,13 +94,71 @@ class Following:
             self._tail.close()
             self._file.close()
 
+    def _follow(self) -> None:
+        if self._connect():
+            while not self._stopping():
+                self._step()
+
+    def _bind(self, started: dict[str, Checkpoint]) -> None:
+        for name, topic_id in self._adopted.items():
+            if spelt(started[name].topic.topic_id) != topic_id:
+                raise Misconfigured(f"the topic {name} was created anew once more: adopt it with `keymill topics adopt`")
+        self._writer.bind(started)
+        self._notice, self._adopted = None, {}
+
+    def _known(self) -> dict[str, Checkpoint]:
+        """What was read, without the topics that have an adopted successor."""
+        return {name: each for name, each in self._writer.checkpoints().items() if name not in self._adopted}
+
+    def _await_successor(self, error: Misconfigured) -> bool:
+        """Wait until every topic that was replaced is adopted, or to stop; False when the trouble is another one."""
+        shown_until = time.monotonic() + (ERROR_SHOWN_S if self._tail.contact else 0.0)
+        unchanged = 0
+        while not self._stopping():
+            found = self._succession()
+            unchanged = unchanged + 1 if found and not found.replaced else 0
+            if unchanged >= STRIKES:
+                return False
+            if found and found.complete() and time.monotonic() >= shown_until:
+                self._succeed(found)
+                break
+            if self._beat.error is None:
+                log.error("view waits for an adoption", folder=str(self._writer.folder), reason=str(error))
+            self._tell(error)
+            self._pause(SUCCESSOR_EVERY_S)
+        return True
+
+    def _succession(self) -> Succession | None:
+        """What became of the topics; None while nobody can say."""
+        try:
+            return succession(str(self._settings.client["bootstrap.servers"]), self._writer.checkpoints())
+        except Unavailable:
+            return None
+
+    def _succeed(self, found: Succession) -> None:
+        log.warning("topics were replaced and adopted: they are read anew", topics=sorted(found.adopted))
+        self._adopted = found.adopted
+        self._tail.close()
+        self._tail = Tail(self._settings.client, self._settings.topics, stall_s=self._settings.stall_s)
+        self._beat = msgspec.structs.replace(self._beat, error=None)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, and go on beating."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self._stopping():
+            time.sleep(BEAT_EVERY_S)
+            self._write_beat()
+
+    def _tell(self, error: Stop) -> None:
+        self._beat = msgspec.structs.replace(self._beat, error=str(error), live=False)
+        self._write_beat()
+
     def _connect(self) -> bool:
         """Begin to read; without brokers a view that was ready waits for them, any other gives up after a while."""
         began = time.monotonic()
         while not self._stopping():
             try:
-                self._writer.bind(self._tail.start(self._writer.checkpoints()))
-                self._notice = None
+                self._bind(self._tail.start(self._known()))
                 return True
             except Unavailable as error:
                 if not self._writer.facts.ready and time.monotonic() - began > COLD_WAIT_S:

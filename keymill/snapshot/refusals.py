@@ -1,11 +1,15 @@
-"""What is said of a record that a view does not take."""
+"""What is said of a record that a view does not take, and when that is forgotten."""
 
-from typing import Final
+from collections.abc import Collection
+from typing import Any, Final
+
+import lmdb
 
 from keymill import telemetry
 from keymill.core.view import Verdict
 from keymill.kafka.positions import Incoming
 from keymill.snapshot.incoming import Candidate, Examined
+from keymill.snapshot.layout import unpack_rejection
 from schemas.values import KID_SIZE
 
 _SHOWN: Final = 256
@@ -26,3 +30,13 @@ def report(message: Incoming, found: Examined, verdict: Verdict) -> None:
         record_key=(message.key or b"").decode("ascii", "replace")[:_SHOWN],
         kids=[kid[-KID_SIZE:].hex() for kid in kids],
     )
+
+
+def forget(txn: "lmdb.Transaction[bytes]", handle: Any, topics: Collection[str]) -> None:
+    """Drop what was refused of *topics*: their successors' offsets say nothing about it."""
+    if not topics:
+        return
+    with txn.cursor(handle) as cursor:
+        gone = [number for number, value in cursor if unpack_rejection(value).topic in topics]
+    for number in gone:
+        txn.delete(number, db=handle)

@@ -16,7 +16,7 @@ from keymill.snapshot import layout, store
 from keymill.snapshot.batch import Batch, put_new
 from keymill.snapshot.incoming import Candidate, Examined, Examiner
 from keymill.snapshot.layout import CHECKPOINT, META, REJECTED, Rejection
-from keymill.snapshot.refusals import report
+from keymill.snapshot.refusals import forget, report
 from keymill.snapshot.state import HeartbeatFile
 from keymill.snapshot.store import Environment, Manifest
 from schemas.values import Record
@@ -105,14 +105,20 @@ class SnapshotWriter:
         }
 
     def bind(self, checkpoints: Mapping[str, Checkpoint]) -> None:
-        """Follow exactly these topics from these places; with a new one among them the view must catch up first."""
+        """
+        Follow exactly these topics from these places; with a new one among them the view must catch up first.
+
+        What was read of a topic that has another id now stays, and is judged against what its successor brings.
+        """
         known = self.facts.topics
+        succeeded = {name for name, each in checkpoints.items() if name in known and known[name] != each.topic}
         ready = self.facts.ready and set(checkpoints) <= set(known)
         facts = msgspec.structs.replace(
             self.facts, topics={name: checkpoint.topic for name, checkpoint in checkpoints.items()}, ready=ready
         )
         with store.clear_errors(self.folder), self._begin() as txn:
             self._put_facts(txn, facts)
+            forget(txn, self._handles[REJECTED], succeeded)
             for name in set(known) - set(checkpoints):
                 txn.delete(name.encode("ascii"), db=self._handles[CHECKPOINT])
             for name, checkpoint in checkpoints.items():

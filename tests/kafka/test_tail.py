@@ -17,14 +17,18 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from keymill.errors import Misconfigured, Unavailable
+from keymill.kafka.adoption import record_adoptions
+from keymill.kafka.cluster import describe
 from keymill.kafka.embedded import EmbeddedKafka
 from keymill.kafka.positions import Checkpoint, Incoming, Slot
 from keymill.kafka.tail import Tail
 from keymill.snapshot import store
 from keymill.snapshot.follower import EXIT_STOP, Follower
+from keymill.snapshot.following import SUCCESSOR_EVERY_S
 from keymill.snapshot.reader import SnapshotReader
 from schemas import topics
 from schemas.codec import encode
+from schemas.records import TopicAdopted
 from schemas.values import Record
 from tests.broker import embedded_kafka
 from tests.view_records import TOPIC_OF, VIEW_TOPICS, asset_record, entitlement, key_record, service
@@ -471,18 +475,94 @@ def test_another_format_is_rebuilt_by_tailing(follow: Follow, sender: Sender, tm
 def test_a_stop_condition_is_told_and_the_view_served_on(
     follow: Follow, sender: Sender, admin: AdminClient, tmp_path: Path
 ) -> None:
-    """A re-created topic ends the follower for good; readers see why, and what they had."""
+    """A topic with another partition count ends the follower for good; readers see why, and what they had."""
     sender.record(service("demo"))
     sender.flush()
     follower = follow()
     reader = live_reader(tmp_path / "view")
-    remove(admin, topics.SERVICES.name)
-    make(admin, topics.SERVICES.name, partitions=PARTITIONS)
+    for future in admin.create_partitions([NewPartitions(topics.SERVICES.name, PARTITIONS + 1)]).values():
+        future.result()
     until(lambda: (follower.tend(), follower.failure)[1], 30)
     state = reader.state()
     assert state.ready and not state.live
     assert topics.SERVICES.name in (state.error or "")
     assert reader.service(None, "demo", "1.0") is not None
+    reader.close()
+
+
+def adopt(kafka: EmbeddedKafka, name: str, generation: int) -> None:
+    """Record the topic as it now is, as `keymill topics adopt` would."""
+    state = describe(kafka.bootstrap, [name])[name]
+    adopted = TopicAdopted(
+        topic=name, topic_id=state.topic_id, generation=generation, partitions=state.partitions, adopted=1
+    )
+    record_adoptions(kafka.bootstrap, 1, [adopted])
+
+
+@pytest.mark.usefixtures("catalogue")
+def test_a_replaced_topic_is_read_once_it_is_adopted(
+    kafka: EmbeddedKafka, follow: Follow, sender: Sender, admin: AdminClient, tmp_path: Path
+) -> None:
+    """
+    The view serves on and says what it waits for. Then the new topic is read over what is held, which is never
+    forgotten and guards on: the same record again is none of the refused, another key under its KID is.
+    """
+    remove(admin, topics.STATUS.name)
+    make(admin, topics.STATUS.name)
+    held, lost, changed = key_record("film"), key_record("lost"), key_record("film", seed="other", kid_of="film")
+    for keyed in (asset_record("film"), held, asset_record("lost"), lost):
+        sender.record(keyed)
+    sender.record(asset_record("film", 1))  # stale: refused at an offset that means nothing in the successor
+    sender.flush()
+    follower = follow()
+    reader = live_reader(tmp_path / "view")
+    until(lambda: reader.state().stale == 1)
+    remove(admin, topics.KEYS.name)
+    make(admin, topics.KEYS.name, partitions=PARTITIONS)
+    for keyed in (held, changed, asset_record("later")):
+        sender.record(keyed)
+    sender.flush()
+    until(lambda: (follower.tend(), reader.state().error)[1], 30)
+    adopt(kafka, topics.KEYS.name, 0)
+    time.sleep(SUCCESSOR_EVERY_S * 2)
+    assert reader.state().ready and not reader.state().live and topics.KEYS.name in (reader.state().error or "")
+    assert reader.asset("demo", "later") is None and reader.key_record(held[0]) is not None
+    adopt(kafka, topics.KEYS.name, 1)
+    until(lambda: (follower.tend(), reader.state().live)[1], 30)
+    assert (None, None, 0) == (follower.failure, reader.state().error, follower.restarts)
+    assert reader.asset("demo", "later") is not None
+    assert reader.key_record(held[0]) == held[1] and reader.key_record(lost[0]) == lost[1]
+    assert ["key_changed"] == [each.reason for each in reader.rejected()]
+    place = reader.coordinates(topics.KEYS.name, held[0])
+    assert place is not None and place.offset == 0
+    follower.stop()
+    follow()  # bound to the successor, it needs nobody's word any more
+    until(lambda: reader.state().live)
+    reader.close()
+
+
+@pytest.mark.usefixtures("catalogue")
+def test_a_topic_that_was_replaced_while_the_follower_was_away_is_read_at_its_start(
+    kafka: EmbeddedKafka, follow: Follow, sender: Sender, admin: AdminClient, tmp_path: Path
+) -> None:
+    """Adopted by then, it is taken over without a word of trouble: a processor that starts would end at one."""
+    remove(admin, topics.STATUS.name)
+    make(admin, topics.STATUS.name)
+    sender.record(asset_record("film"))
+    sender.flush()
+    follower = follow()
+    reader = live_reader(tmp_path / "view")
+    follower.stop()
+    remove(admin, topics.KEYS.name)
+    make(admin, topics.KEYS.name, partitions=PARTITIONS)
+    adopt(kafka, topics.KEYS.name, 1)
+    sender.record(asset_record("later"))
+    sender.flush()
+    follow()
+    errors: list[str] = []
+    until(lambda: (errors.extend(filter(None, [reader.state().error])), reader.state().live)[1])
+    assert [] == errors
+    assert reader.asset("demo", "film") is not None and reader.asset("demo", "later") is not None
     reader.close()
 
 

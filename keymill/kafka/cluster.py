@@ -47,11 +47,12 @@ class TopicState:
 
 @dataclass(frozen=True, slots=True)
 class GroupState:
-    """A consumer group. `state` is Kafka's word; `empty` is proven, not assumed."""
+    """A consumer group. `state` is Kafka's word; `empty` is proven, not assumed; `who` are its members, for people."""
 
     name: str
     state: str
     members: int
+    who: tuple[str, ...] = ()
 
     @property
     def empty(self) -> bool:
@@ -210,7 +211,13 @@ def group_state(bootstrap: str, group: str) -> GroupState:
         found = _patiently(lambda: client.describe_groups([group])[group])
     if found["error"] and GroupIdNotFoundError.__name__ not in found["error"]:
         raise Unavailable(f"consumer group {group} at {bootstrap}: {found['error']}")
-    return GroupState(name=group, state=found["group_state"], members=len(found["members"]))
+    members = found["members"]
+    return GroupState(name=group, state=found["group_state"], members=len(members), who=tuple(map(_member, members)))
+
+
+def _member(member: Mapping[str, Any]) -> str:
+    name = member.get("group_instance_id") or member.get("member_id") or "?"
+    return f"{name} at {str(member.get('client_host', '?')).lstrip('/')}"
 
 
 def group_offsets(bootstrap: str, group: str) -> dict[tuple[str, int], int]:

@@ -7,7 +7,7 @@ Only `keymill topics adopt` and the rebuild commands record such an adoption, so
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from keymill.errors import InvalidRecord, Misconfigured, Unavailable
+from keymill.errors import InvalidRecord, Misconfigured
 from keymill.kafka.adoption import load_adoptions
 from keymill.kafka.cluster import TopicState, describe
 from keymill.kafka.positions import Checkpoint
@@ -23,7 +23,7 @@ def spelt(topic_id: str) -> str:
 
 
 class Succession(NamedTuple):
-    """`replaced`: topics that are gone, or have another id than was read; `adopted`: the new ids of those taken over."""
+    """`replaced`: topics that are gone, or have another id than was read; `adopted`: the ids of those taken over."""
 
     replaced: frozenset[str]
     adopted: dict[str, str]

@@ -9,12 +9,14 @@ import typer
 from keymill import telemetry
 from keymill.errors import KeymillError
 from keymill.ops import (
+    audit,
     credential,
     exits,
     explain,
     org,
     policy_commands,
     programs,
+    rebuild,
     replay,
     service,
     settings,
@@ -38,6 +40,8 @@ app.add_typer(service.app, name="service", rich_help_panel="Set-up")
 app.add_typer(tokens.token_key, name="token-key", rich_help_panel="Set-up")
 app.add_typer(tokens.token, name="token", rich_help_panel="Set-up")
 app.command(rich_help_panel="Recovery")(replay.replay)
+app.command(rich_help_panel="Recovery")(audit.audit)
+app.add_typer(rebuild.app, name="rebuild", rich_help_panel="Recovery")
 app.command(rich_help_panel="Recovery")(explain.explain)
 app.add_typer(settings.app, name="config")
 

@@ -4,118 +4,74 @@
 Writes nothing, may run while everything serves.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable
 from functools import partial
-from itertools import chain
-from typing import NamedTuple
 
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import Progress
 
 from keymill.config import ProcessorSettings, load
-from keymill.errors import InvalidRecord
-from keymill.kafka.admin import end_offsets, require_topics
-from keymill.kafka.scan import scan_partition
+from keymill.kafka.scan import Scanner
 from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
+from keymill.ops import source
 from keymill.ops.address import bootstrap_of
 from keymill.ops.options import Bootstrap, Data, File, Json
+from keymill.ops.progress import Advance
 from keymill.ops.replaying import Held, Report, compare
 from keymill.ops.replaying_policies import HeldPolicies, compare_policies
-from schemas import topics
-from schemas.codec import decode
+from keymill.ops.source import Source
 from schemas.framing import decode_event
-from schemas.records import DeadLetter, TopicAdopted
 from streams import decide, policies
 from streams.registry import registry_lookup
-from streams.reread import raw_record
-from streams.runs import RawRecord
 
 
-class Reading(NamedTuple):
-    """One source topic and the topic made of it, and their ends when the replay began."""
-
-    bootstrap: str
-    source: str
-    adopted: TopicAdopted
-    source_ends: Mapping[int, int]
-    made: str
-    made_ends: Mapping[int, int]
-    letter_ends: Mapping[int, int]
-
-    def held(self, partition: int) -> Iterator[tuple[bytes, bytes | None]]:
-        """Every record that was made, by record key."""
-        for message in scan_partition(self.bootstrap, self.made, partition, end=self.made_ends[partition]):
-            yield message.key() or b"", message.value()
-
-    def events(self, partition: int) -> Iterator[RawRecord]:
-        """Every record of the source."""
-        return map(raw_record, scan_partition(self.bootstrap, self.source, partition, end=self.source_ends[partition]))
-
-    def refused(self, partition: int) -> frozenset[int]:
-        """Offsets of the source that have a dead letter, which stands on the partition of the same number."""
-        end, at = self.letter_ends[partition], (self.source, partition, self.adopted.generation)
-        found = scan_partition(self.bootstrap, topics.DEAD_LETTERS.name, partition, end=end)
-        letters = [letter for message in found if (letter := _letter(message.value()))]
-        return frozenset(each.offset for each in letters if (each.topic, each.partition, each.generation) == at)
-
-
-def verify(settings: ProcessorSettings, bootstrap: str, console: Console) -> Report:
-    """Replay every partition of both source topics; a progress bar on a terminal, nothing elsewhere."""
-    assets, changes = _readings(bootstrap)
+def asset_decider(settings: ProcessorSettings, keyring: Keyring, assets: Source) -> decide.Decider:
+    """The processors' own, for what that source holds."""
     decoder = partial(decode_event, registry=registry_lookup(settings.registry_url))
-    keyring = Keyring(KeyFile(settings.keys_path))
-    of_assets, of_changes = assets.adopted, changes.adopted
-    decider = decide.Decider(keyring, decoder, partitions=of_assets.partitions, generation=of_assets.generation)
-    keeper = policies.Decider(keyring, partitions=of_changes.partitions, generation=of_changes.generation)
-    report = Report()
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("replaying", total=of_assets.partitions + of_changes.partitions)
-        for partition in range(of_assets.partitions):
-            _verify_assets(assets, partition, decider, report)
-            progress.advance(task)
-        for partition in range(of_changes.partitions):
-            _verify_policies(changes, partition, keeper, report)
-            progress.advance(task)
+    return decide.Decider(keyring, decoder, partitions=assets.partitions, generation=assets.adopted.generation)
+
+
+def policy_decider(keyring: Keyring, changes: Source) -> policies.Decider:
+    """The processors' own, for what that source holds."""
+    return policies.Decider(keyring, partitions=changes.partitions, generation=changes.adopted.generation)
+
+
+def verify(
+    settings: ProcessorSettings, bootstrap: str, console: Console, look: Callable[[Held], None] = lambda _held: None
+) -> Report:
+    """Replay every partition of both source topics; *look* is shown what each partition of the key topic holds."""
+    keyring, report = Keyring(KeyFile(settings.keys_path)), Report()
+    with Scanner(bootstrap) as scanner:
+        assets = Source.open(scanner, bootstrap, source.ASSETS)
+        changes = Source.open(scanner, bootstrap, source.POLICIES)
+        decider, keeper = asset_decider(settings, keyring, assets), policy_decider(keyring, changes)
+        with Advance("replaying partitions", assets.partitions + changes.partitions, console=console) as progress:
+            for partition in range(assets.partitions):
+                look(_verify_assets(assets, partition, decider, report))
+                progress.step()
+            for partition in range(changes.partitions):
+                _verify_policies(changes, partition, keeper, report)
+                progress.step()
     return report
 
 
-def _verify_assets(reading: Reading, partition: int, decider: decide.Decider, report: Report) -> None:
+def _verify_assets(assets: Source, partition: int, decider: decide.Decider, report: Report) -> Held:
     held = Held(partition)
-    for record_key, value in reading.held(partition):
+    for record_key, value in assets.held(partition):
         held.add(record_key, value, report)
-    refused, generation = reading.refused(partition), reading.adopted.generation
-    compare(reading.events(partition), held, decider, generation, report, refused)
+    refused, generation = assets.refused(partition), assets.adopted.generation
+    compare(assets.events(partition), held, decider, generation, report, refused)
+    return held
 
 
-def _verify_policies(reading: Reading, partition: int, decider: policies.Decider, report: Report) -> None:
+def _verify_policies(changes: Source, partition: int, decider: policies.Decider, report: Report) -> None:
     held = HeldPolicies()
-    for record_key, value in reading.held(partition):
+    for record_key, value in changes.held(partition):
         held.add(record_key, value, report)
-    refused, generation = reading.refused(partition), reading.adopted.generation
-    compare_policies(reading.events(partition), held, decider, generation, report, refused)
-
-
-def _readings(bootstrap: str) -> tuple[Reading, Reading]:
-    pairs = ((topics.ASSETS.name, topics.KEYS.name), (topics.POLICY_CHANGES.name, topics.POLICIES.name))
-    adopted = require_topics(bootstrap, [*chain(*pairs), topics.DEAD_LETTERS.name])
-    made = [end_offsets(bootstrap, name) for _, name in pairs]  # before the events': what comes meanwhile is pending
-    sources = [end_offsets(bootstrap, name) for name, _ in pairs]
-    letters = end_offsets(bootstrap, topics.DEAD_LETTERS.name)
-    first, second = (
-        Reading(bootstrap, source, adopted[source], sources[number], name, made[number], letters)
-        for number, (source, name) in enumerate(pairs)
-    )
-    return first, second
-
-
-def _letter(value: bytes | None) -> DeadLetter | None:
-    try:
-        return decode(value or b"", DeadLetter)
-    except InvalidRecord:
-        return None  # somebody else's record: what it might refuse shows up as missing
+    refused, generation = changes.refused(partition), changes.adopted.generation
+    compare_policies(changes.events(partition), held, decider, generation, report, refused)
 
 
 def replay(settings: File = None, data: Data = None, bootstrap: Bootstrap = None, as_json: Json = False) -> int:
@@ -129,11 +85,12 @@ def replay(settings: File = None, data: Data = None, bootstrap: Bootstrap = None
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
     else:
-        _show(report)
+        show(report)
     return 0 if report.clean() else 1
 
 
-def _show(report: Report) -> None:
+def show(report: Report) -> None:
+    """Print a report for people."""
     for each in report.differences:
         typer.echo(f"{each.kind}: {each.record_key}: {each.detail}")
     typer.echo(

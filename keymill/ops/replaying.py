@@ -1,11 +1,11 @@
 """
-Replay in verify mode: derive again what the asset events call for, and compare with what the key topic holds.
+Replay: derive again what the asset events call for, and compare with what the key topic holds.
 
-Pure over the records it is given; `keymill.ops.replay` reads them. Asset and key partitions are equal, so one
+Pure over the records it is given; `keymill.ops.source` reads them. Asset and key partitions are equal, so one
 partition at a time is complete in itself.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -13,15 +13,23 @@ import msgspec
 from keymill.core.view import identity_of
 from keymill.errors import InvalidRecord
 from schemas import topics
-from schemas.codec import decode
+from schemas.codec import decode, encode
 from schemas.ids import asset_key, is_key_set
-from schemas.records import AssetRecord, KeyRecord
+from schemas.records import AssetRecord, DeadLetter, KeyRecord
 from schemas.values import Record
 from streams.decide import Decider
 from streams.runs import RawRecord, Run
 
 MAX_LISTED: Final = 1000
 """Differences that are listed by name; all are counted."""
+
+
+Lacking = Callable[[bytes, bytes], None]
+"""Is told every record that is not there: record key and value, key records before asset records."""
+
+
+def pass_over(_record_key: bytes, _value: bytes) -> None:
+    """The `Lacking` of who only counts."""
 
 
 class Difference(Record, frozen=True, kw_only=True):
@@ -127,6 +135,10 @@ def compare(
     generation: int,
     report: Report,
     refused: frozenset[int] = frozenset(),
+    *,
+    lacking: Lacking = pass_over,
+    refuse: Callable[[DeadLetter], None] = lambda _letter: None,
+    all_due: bool = False,
 ) -> None:
     """
     Replay one partition's *events* and add what differs from *held* to the report.
@@ -134,6 +146,8 @@ def compare(
     Args:
         refused: offsets with a dead letter. What was refused once stays refused, whatever would be decided now: an
             organization that got its roots later must not give a version another first event (ADR 0007).
+        lacking, refuse: are given what is missing.
+        all_due: nothing is pending: what is held may be lost, and nobody else is at work.
     """
     again = _Recomputed()
     for event in events:
@@ -141,16 +155,17 @@ def compare(
         if event.offset in refused:
             report.refused += 1
             continue
-        if _is_pending(event, held, generation):
+        if not all_due and _is_pending(event, held, generation):
             report.pending += 1
             continue
         decided = decider.begin(run_of(event, generation))
         decider.record(event, decided, again)
         for letter in decided.dead_letters:
             report.note("missing", event.key or b"", f"dead letter of offset {event.offset}: {letter.message}")
+            refuse(letter)
         again.assets.update(decided.assets)
         again.key_records.update(decided.key_records)
-    _judge(again, held, report)
+    _judge(again, held, report, lacking)
 
 
 def _is_pending(event: RawRecord, held: Held, generation: int) -> bool:
@@ -175,36 +190,45 @@ def run_of(event: RawRecord, generation: int) -> Run:
     )
 
 
-def _judge(again: _Recomputed, held: Held, report: Report) -> None:
-    for record_key, asset in again.assets.items():
-        value = held.values.get(record_key)
-        if record_key in held.wrong:
-            continue
-        if value is None:
-            report.note("missing", record_key, "asset record")
-        elif decode(value, AssetRecord) != asset:
-            report.note("different", record_key, "asset record is not the fold of its events")
-        else:
-            report.identical += 1
+def _judge(again: _Recomputed, held: Held, report: Report, lacking: Lacking) -> None:
     for record_key, expected in again.key_records.items():
-        _judge_key_record(record_key, expected, held, report)
+        if record_key not in held.wrong:
+            _judge_key_record(record_key, expected, held.values.get(record_key), report, lacking)
+    for record_key, asset in again.assets.items():
+        if record_key not in held.wrong:
+            _judge_asset(record_key, asset, held.values.get(record_key), report, lacking)
     for record_key in held.values.keys() - again.assets.keys() - again.key_records.keys():
         report.note("unexpected", record_key, f"no event of {topics.ASSETS.name} calls for it")
 
 
-def _judge_key_record(record_key: bytes, expected: bytes, held: Held, report: Report) -> None:
-    value = held.values.get(record_key)
-    if record_key in held.wrong:
-        return
+def _judge_asset(
+    record_key: bytes, expected: AssetRecord, value: bytes | None, report: Report, lacking: Lacking
+) -> None:
+    encoded = encode(expected)
+    if value == encoded:
+        report.identical += 1
+    elif value is None or decode(value, AssetRecord).applied < expected.applied:
+        report.note("missing", record_key, "asset record" if value is None else "asset record is of an earlier event")
+        lacking(record_key, encoded)
+    elif decode(value, AssetRecord) != expected:
+        report.note("different", record_key, "asset record is not the fold of its events")
+    else:
+        report.identical += 1
+
+
+def _judge_key_record(
+    record_key: bytes, expected: bytes, value: bytes | None, report: Report, lacking: Lacking
+) -> None:
     if value is None:
         report.note("missing", record_key, "key record")
+        lacking(record_key, expected)
         return
     try:
-        found = decode(value, KeyRecord)
+        same = value == expected or identity_of(decode(value, KeyRecord)) == identity_of(decode(expected, KeyRecord))
     except InvalidRecord as error:
         report.note("different", record_key, str(error))
         return
-    if identity_of(found) != identity_of(decode(expected, KeyRecord)):
-        report.note("different", record_key, "KIDs, fingerprints or identity differ")
-    else:
+    if same:
         report.identical += 1
+    else:
+        report.note("different", record_key, "KIDs, fingerprints or identity differ")

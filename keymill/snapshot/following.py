@@ -102,7 +102,7 @@ class Following:
     def _bind(self, started: dict[str, Checkpoint]) -> None:
         for name, topic_id in self._adopted.items():
             if spelt(started[name].topic.topic_id) != topic_id:
-                raise Misconfigured(f"the topic {name} was created anew once more: adopt it with `keymill topics adopt`")
+                raise Misconfigured(f"the topic {name} was created anew once more: run `keymill topics adopt`")
         self._writer.bind(started)
         self._notice, self._adopted = None, {}
 

@@ -1,0 +1,169 @@
+"""The key topic is lost and made again from the asset events, while a proxy gives licenses all along."""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from keymill.kafka.admin import describe, end_offsets, load_adoptions
+from keymill.kafka.producer import Publisher
+from keymill.kafka.scan import scan_partition
+from keymill.ops.supervise import Child
+from keymill.ops.tokens import ensure_token_key
+from schemas import topics
+from schemas.ids import asset_key
+from tests.broker import running_broker
+from tests.gateway_rig import ORGANIZATION, PARTITIONS, Rig, eventually, running
+from tests.kafka_commands import keymill, told
+from tests.proxy_rig import challenge
+
+pytestmark = pytest.mark.timeout(240)
+ASSETS = 24
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """One of everything but a proxy."""
+    with running_broker() as bootstrap, running(bootstrap, tmp_path_factory.mktemp("data")) as up:
+        yield up
+
+
+@pytest.fixture(scope="module")
+def proxy(rig: Rig) -> Iterator[Child]:
+    """A license proxy."""
+    ensure_token_key(rig.data, rig.bootstrap, ORGANIZATION)
+    environment = {
+        "KEYMILL_BOOTSTRAP": rig.bootstrap, "KEYMILL_DATA": str(rig.data), "KEYMILL_MAP_SIZE_GIB": "1",
+        "KEYMILL_PROXY_PORT": "0",
+    }  # fmt: skip
+    child = Child("proxy", ["proxy"], environment)
+    child.start()
+    child.wait_listening()
+    child.wait_ready()
+    yield child
+    child.signal_stop()
+    child.wait_stopped(time.monotonic() + 25)
+
+
+@dataclass
+class Players:
+    """Ask for a license of every asset, round and round, until told to stop."""
+
+    url: str
+    tokens: dict[str, str]
+    kids: dict[str, list[bytes]]
+    served: int = 0
+    failed: list[str] = field(default_factory=list)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def ask(self, asset: str) -> httpx.Response:
+        """One license."""
+        path = f"{self.url}/clearkey/{ORGANIZATION}/{asset}"
+        return httpx.post(path, params={"token": self.tokens[asset]}, content=challenge(*self.kids[asset]))
+
+    def run(self) -> None:
+        """Until stopped."""
+        while not self.stop.is_set():
+            for asset in self.tokens:
+                answer = self.ask(asset)
+                self.served += answer.status_code == 200
+                if answer.status_code != 200:
+                    self.failed.append(f"{asset}: {answer.status_code} {answer.text}")
+            time.sleep(0.01)
+
+
+def token(rig: Rig, asset: str) -> str:
+    """A player's."""
+    done = keymill("token", "issue", "--data", rig.data, "--organization", ORGANIZATION, "--asset", asset)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def delete(rig: Rig, topic: str) -> None:
+    """Lose a topic."""
+    admin = AdminClient({"bootstrap.servers": rig.bootstrap})
+    for future in admin.delete_topics([topic]).values():
+        future.result()
+    eventually(lambda: topic not in describe(rig.bootstrap, [topic]))
+
+
+def on(rig: Rig) -> list[str]:
+    """Where the commands look."""
+    return ["--data", str(rig.data), "--bootstrap", rig.bootstrap]
+
+
+def newest(rig: Rig) -> dict[bytes, bytes]:
+    """What the key topic holds."""
+    found = {}
+    for partition, end in end_offsets(rig.bootstrap, topics.KEYS.name).items():
+        for message in scan_partition(rig.bootstrap, topics.KEYS.name, partition, end=end):
+            found[message.key() or b""] = message.value() or b""
+    return found
+
+
+def films(rig: Rig) -> dict[str, list[bytes]]:
+    """Assets with tracks, versions and policies; one event is no event and has a dead letter."""
+    publisher = Publisher(rig.bootstrap, {topics.ASSETS.name: PARTITIONS})
+    publisher.flush_all([publisher.send(topics.ASSETS.name, asset_key(ORGANIZATION, "broken"), b"no event")])
+    publisher.close()
+    kids = {}
+    for number in range(ASSETS):
+        name = f"film-{number}"
+        answer = rig.post("?wait=1", {"asset_id": name, "tracks": ["SD", "HD"][: 1 + number % 2]})
+        assert answer.status_code == 201, answer.text
+        if number % 3 == 0:
+            assert rig.post(f"/{name}/rotate?wait=1", {}).status_code in (200, 201)
+        versions = rig.get(name).json()["versions"]
+        kids[name] = [bytes.fromhex(t["kid"].replace("-", "")) for v in versions for t in v["tracks"]]
+    return kids
+
+
+def test_a_lost_key_topic_is_made_again_while_licenses_are_given(rig: Rig, proxy: Child, tmp_path: Path) -> None:
+    """
+    Every record comes back byte for byte, the proxy never refuses a license that it could give and takes the new topic
+    over by itself, and afterwards processor, gateway and proxy work as before.
+    """
+    kids = films(rig)
+    before, ledger = newest(rig), tmp_path / "ledger"
+    assert told("audit", *on(rig), "--ledger", str(ledger))["clean"]
+    players = Players(proxy.url, {name: token(rig, name) for name in list(kids)[:4]}, kids)
+    eventually(lambda: all(players.ask(name).status_code == 200 for name in players.tokens))
+    load = threading.Thread(target=players.run)
+    load.start()
+    try:
+        refused = keymill("rebuild", "keys", *on(rig), "--apply", "--wait", "0")
+        assert (3, True) == (refused.returncode, "members" in refused.stderr), refused.stderr
+        rig.processor.signal_stop()
+        rig.processor.wait_stopped(time.monotonic() + 25)
+        delete(rig, topics.KEYS.name)
+        planned = told("rebuild", "keys", *on(rig), code=1)
+        told_by = ("created", "adopted", "written", "applied")
+        assert (True, True, len(before), False) == tuple(planned[name] for name in told_by)
+        assert topics.KEYS.name not in describe(rig.bootstrap, [topics.KEYS.name])
+        done = told("rebuild", "keys", *on(rig), "--apply")
+        assert (len(before), 1, 0) == (done["written"], done["refused"], done["different"])
+        assert 1 == load_adoptions(rig.bootstrap)[topics.KEYS.name].generation
+        assert before == newest(rig)
+        again = told("rebuild", "keys", *on(rig))
+        assert (0, len(before), False, False) == tuple(again[n] for n in ("written", "held", "created", "adopted"))
+        rig.processor.start()
+        rig.processor.wait_listening()
+        rig.processor.wait_ready()
+        eventually(lambda: httpx.get(f"{proxy.url}/readyz").json().get("live", True), 30)
+        eventually(lambda: rig.post("?wait=1", {"asset_id": "sequel", "tracks": ["SD"]}).status_code == 201, 40)
+        sequel = rig.get("sequel").json()["versions"][0]["tracks"][0]["kid"]
+        players.kids["sequel"] = [bytes.fromhex(sequel.replace("-", ""))]
+        players.tokens = players.tokens | {"sequel": token(rig, "sequel")}
+        eventually(lambda: players.ask("sequel").status_code == 200, 30)
+    finally:
+        players.stop.set()
+        load.join()
+    assert [] == [line for line in players.failed if not line.startswith("sequel")]
+    assert players.served > 50
+    audit = told("audit", *on(rig), "--against", str(ledger))
+    assert (True, {}) == (audit["clean"], audit["counts"])

@@ -42,10 +42,11 @@ def verify(
     settings: ProcessorSettings, bootstrap: str, console: Console, look: Callable[[Held], None] = lambda _held: None
 ) -> Report:
     """Replay every partition of both source topics; *look* is shown what each partition of the key topic holds."""
-    keyring, report = Keyring(KeyFile(settings.keys_path)), Report()
+    report = Report()
     with Scanner(bootstrap) as scanner:
         assets = Source.open(scanner, bootstrap, source.ASSETS)
         changes = Source.open(scanner, bootstrap, source.POLICIES)
+        keyring = Keyring(KeyFile(settings.keys_path))
         decider, keeper = asset_decider(settings, keyring, assets), policy_decider(keyring, changes)
         with Advance("replaying partitions", assets.partitions + changes.partitions, console=console) as progress:
             for partition in range(assets.partitions):

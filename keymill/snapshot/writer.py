@@ -105,11 +105,7 @@ class SnapshotWriter:
         }
 
     def bind(self, checkpoints: Mapping[str, Checkpoint]) -> None:
-        """
-        Follow exactly these topics from these places; with a new one among them the view must catch up first.
-
-        What was read of a topic that has another id now stays, and is judged against what its successor brings.
-        """
+        """Follow exactly these topics from these places; with a new one among them the view must catch up first."""
         known = self.facts.topics
         succeeded = {name for name, each in checkpoints.items() if name in known and known[name] != each.topic}
         ready = self.facts.ready and set(checkpoints) <= set(known)
@@ -118,7 +114,7 @@ class SnapshotWriter:
         )
         with store.clear_errors(self.folder), self._begin() as txn:
             self._put_facts(txn, facts)
-            forget(txn, self._handles[REJECTED], succeeded)
+            forget(txn, self._handles[REJECTED], succeeded)  # what was read of them stays and guards
             for name in set(known) - set(checkpoints):
                 txn.delete(name.encode("ascii"), db=self._handles[CHECKPOINT])
             for name, checkpoint in checkpoints.items():

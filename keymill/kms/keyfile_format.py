@@ -115,11 +115,16 @@ def locked(path: Path) -> Iterator[None]:
 def replace_file(path: Path, content: Content) -> None:
     """Put *content* in place of the file, whole or not at all; 0600 from the first byte on."""
     content = msgspec.structs.replace(content, format=format_of(content))
+    replace_bytes(path, msgspec.json.format(msgspec.json.encode(content), indent=1))
+
+
+def replace_bytes(path: Path, data: bytes) -> None:
+    """Like `replace_file`, with the bytes of a file that was read before."""
     fresh = path.with_suffix(".new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.fchmod(descriptor, 0o600)  # a crash, or somebody else, may have left it with another mode
     with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(content), indent=1))
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     os.replace(fresh, path)

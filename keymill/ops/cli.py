@@ -10,6 +10,7 @@ from keymill import telemetry
 from keymill.errors import KeymillError
 from keymill.ops import (
     audit,
+    backup,
     credential,
     exits,
     explain,
@@ -18,6 +19,7 @@ from keymill.ops import (
     programs,
     rebuild,
     replay,
+    restore,
     service,
     settings,
     tokens,
@@ -43,6 +45,8 @@ app.command(rich_help_panel="Recovery")(replay.replay)
 app.command(rich_help_panel="Recovery")(audit.audit)
 app.add_typer(rebuild.app, name="rebuild", rich_help_panel="Recovery")
 app.command(rich_help_panel="Recovery")(explain.explain)
+app.add_typer(backup.app, name="backup", rich_help_panel="Recovery")
+app.command(rich_help_panel="Recovery")(restore.restore)
 app.add_typer(settings.app, name="config")
 
 

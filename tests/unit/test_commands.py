@@ -113,12 +113,16 @@ def test_config_show_prints_what_is_in_force(tmp_path: Path) -> None:
         (["token", "issue", "--organization", "demo", "--asset", "a/b"], "asset must be"),
         (["token", "issue", "--organization", "demo"], "--asset or --product"),
         (["topics", "show"], "no brokers are named"),
+        (["backup", "a.backup", "--recipient", "kmpub1x"], "mistyped"),
+        (["backup", "save", "a.backup", "--recipient", "absent"], "no such file"),
+        (["backup", "verify", "absent", "--identity", "absent"], "absent"),
+        (["restore", "absent", "--identity", "absent"], "absent"),
     ],
     ids=" ".join,
 )
 def test_a_mistake_in_the_arguments_is_exit_code_2(tmp_path: Path, arguments: Sequence[str], word: str) -> None:
     """Nothing on stdout, the reason on stderr; no broker is needed to see it."""
-    where = () if "topics" in arguments or "token" in arguments else ("--bootstrap", NOBODY)
+    where = () if {"topics", "token", "verify"} & set(arguments) else ("--bootstrap", NOBODY)
     done = keymill(*arguments, *where, KEYMILL_DATA=str(tmp_path), TERMINAL_WIDTH="200")
     assert (2, "") == (done.returncode, done.stdout), done.stderr
     assert word in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,97 @@
+"""A restore replaces nothing newer, brings back nothing deleted, and lets nothing new be placed before the old."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keymill.ops.backup_file import SavedRecord
+from keymill.ops.restoring import KEPT, MISSING, OVERWRITTEN, SAME, WITHDRAWN, decisions, renewals
+from schemas import topics
+from schemas.records import TopicAdopted
+from schemas.topics import CREDENTIALS, ENTITLEMENTS, SERVICES
+
+NAME = topics.ASSETS.name
+
+
+def adopted(topic_id: str, generation: int, topic: str = NAME, partitions: int = 4) -> TopicAdopted:
+    return TopicAdopted(topic=topic, topic_id=topic_id, generation=generation, partitions=partitions, adopted=1)
+
+
+def generation_of(
+    saved: TopicAdopted, now: str | None, current: TopicAdopted | None, least: int = 0
+) -> tuple[str | None, int] | None:
+    """(topic id, generation) that is recorded; None for nothing."""
+    ids = {NAME: (now, 4)} if now else {}
+    found = list(renewals([saved], ids, {NAME: current} if current else {}, least))
+    return (found[0].topic_id, found[0].generation) if found else None
+
+
+@pytest.mark.parametrize(
+    ("now", "current", "expected"),
+    [
+        (None, None, (None, 4)),
+        ("b", None, ("b", 4)),
+        ("b", adopted("b", 0), ("b", 4)),
+        ("b", adopted("b", 3), ("b", 4)),
+        ("b", adopted("b", 4), None),
+        ("b", adopted("b", 9), None),
+        ("c", adopted("b", 9), ("c", 10)),
+        ("a", adopted("a", 3), None),
+        ("a", None, ("a", 3)),
+        ("a", adopted("a", 5), None),
+    ],
+    ids=["topic lost", "status lost", "created anew", "taken for the old one", "adopted", "adopted often", "again new",
+         "untouched", "status alone lost", "counted since"],
+)  # fmt: skip
+def test_generations_go_on_above_the_lost_ones(
+    now: str | None, current: TopicAdopted | None, expected: tuple[str | None, int] | None
+) -> None:
+    """The backup's topic `a` had generation 3; `now` is the id of the topic that exists."""
+    assert expected == generation_of(adopted("a", 3), now, current)
+
+
+def test_a_generation_may_be_asked_for() -> None:
+    """Where topics were lost once more since the backup; it never lowers one, and leaves the backup's own topic."""
+    assert (None, 7) == generation_of(adopted("a", 3), None, None, least=7)
+    assert ("b", 4) == generation_of(adopted("a", 3), "b", None, least=2)
+    assert None is generation_of(adopted("a", 3), "a", adopted("a", 3), least=7)
+
+
+@given(saved=st.integers(0, 9), held=st.none() | st.integers(0, 9), least=st.integers(0, 9), same=st.booleans())
+def test_a_restore_is_repeated_without_effect(saved: int, held: int | None, least: int, same: bool) -> None:
+    """Once recorded, the generation is above those of other topics, and a second restore records nothing."""
+    before, now = adopted("a", saved), "a" if same else "b"
+    current = None if held is None else adopted(now, held)
+    found = generation_of(before, now, current, least)
+    after = current if found is None else adopted(now, found[1])
+    assert after is not None
+    assert after.generation > saved or (same and after.generation == saved)
+    assert after.generation >= (held or 0)
+    assert None is generation_of(before, now, after, least)
+
+
+def record(topic: str, value: bytes | None) -> SavedRecord:
+    return SavedRecord(topic, 0, 5, 1, b"acme/x", value)
+
+
+@pytest.mark.parametrize("name", [CREDENTIALS.name, SERVICES.name, ENTITLEMENTS.name])
+@pytest.mark.parametrize("same_topic", [True, False], ids=["its topic", "another topic"])
+@pytest.mark.parametrize("overwrite", [True, False], ids=["overwrite", "keep"])
+@pytest.mark.parametrize("saved", [b"saved", None], ids=["value", "tombstone"])
+@pytest.mark.parametrize("held", [{}, {b"acme/x": b"saved"}, {b"acme/x": b"other"}, {b"acme/x": None}])
+def test_fates_of_records(
+    name: str, same_topic: bool, overwrite: bool, saved: bytes | None, held: dict[bytes, bytes | None]
+) -> None:
+    """Missing ones are written, others only on demand; an entitlement that its own topic lacks was deleted."""
+    if name != ENTITLEMENTS.name and (saved is None or None in held.values()):
+        return
+    found, fate = next(decisions([record(name, saved)], held, same_topic=same_topic, overwrite=overwrite))
+    if not held:
+        deleted = same_topic and name == ENTITLEMENTS.name
+        expected = SAME if saved is None else WITHDRAWN if deleted else MISSING
+    else:
+        expected = SAME if held[b"acme/x"] == saved else OVERWRITTEN if overwrite else KEPT
+    assert expected == fate
+    assert (fate in (MISSING, OVERWRITTEN)) == (found is not None)
+    if found is not None:
+        assert (name, b"acme/x", saved) == (found.topic, found.record_key, found.value)

@@ -205,6 +205,15 @@ def end_offsets_with(client: Any, names: Iterable[str]) -> dict[str, dict[int, i
     return ends
 
 
+def offsets_since(bootstrap: str, topic: str, since_ms: int) -> dict[int, int]:
+    """The first offset of every partition whose record is not older; partitions without one are absent."""
+    with connected(bootstrap) as client:
+        partitions = range(describe_with(client, [topic])[topic].partitions)
+        wanted = {TopicPartition(topic, number): since_ms for number in partitions}
+        answer = client.list_partition_offsets(wanted, isolation_level="read_uncommitted")
+    return {tp.partition: found.offset for tp, found in answer.items() if found.offset >= 0}
+
+
 def group_state(bootstrap: str, group: str) -> GroupState:
     """Describe a consumer group; one that nobody ever joined is `Dead` and empty."""
     with connected(bootstrap) as client:

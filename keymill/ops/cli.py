@@ -12,6 +12,7 @@ from keymill.ops import (
     audit,
     backup,
     credential,
+    dlq,
     exits,
     explain,
     org,
@@ -47,6 +48,7 @@ app.add_typer(rebuild.app, name="rebuild", rich_help_panel="Recovery")
 app.command(rich_help_panel="Recovery")(explain.explain)
 app.add_typer(backup.app, name="backup", rich_help_panel="Recovery")
 app.command(rich_help_panel="Recovery")(restore.restore)
+app.add_typer(dlq.app, name="dlq", rich_help_panel="Recovery")
 app.add_typer(settings.app, name="config")
 
 

@@ -160,9 +160,10 @@ def test_explain_without_brokers_tells_what_the_view_holds(rig: Rig, film: dict[
 
 
 def test_explain_of_no_key_says_so(rig: Rig) -> None:
-    """An unknown KID is exit code 1, what is no KID and a folder without a view are 2; one line each."""
-    nothing = "00000000-0000-8000-8000-000000000000"
-    for code, arguments in ((1, (nothing, "--data", rig.data)), (2, ("kid", "--data", rig.data)), (2, (nothing,))):
+    """What nobody knows is exit code 1, what is no KID and a folder without a view are 2; one line each."""
+    nothing, here = "00000000-0000-8000-8000-000000000000", ("--data", rig.data)
+    cases = ((1, (nothing, *here)), (1, ("nothing", *here)), (2, ("nothing", "--as", "kid", *here)), (2, (nothing,)))
+    for code, arguments in cases:
         done = keymill("explain", *arguments, "--bootstrap", rig.bootstrap)
         assert (code, "", 1) == (done.returncode, done.stdout, len(done.stderr.splitlines())), done.stderr
 

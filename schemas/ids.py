@@ -68,6 +68,11 @@ def key_set_key(organization: str, asset: str, digest: bytes) -> bytes:
     return f"{organization}/{asset}{_KEY_SET}{digest.hex()}".encode("ascii")
 
 
+def claim_key(organization: str, kid: bytes) -> bytes:
+    """Record key of the claims of a KID."""
+    return f"{organization}/{kid.hex()}".encode("ascii")
+
+
 def scoped_key(organization: str, *names: str) -> bytes:
     """Record key of anything else that belongs to an organization: policy, entitlement, service, credential."""
     return "/".join((organization, *names)).encode("ascii")

@@ -5,17 +5,20 @@ No I/O of its own: what is held comes from a `Lookup`, keys from a `Keyring`. Ea
 key records, then the asset record as it stands after the run, or a dead letter.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
+from keymill.core import claims
 from keymill.core.folding import fold
-from keymill.core.provisioning import Keys, make_key_record, needed
-from keymill.errors import Misconfigured, Reject, UnknownKey
+from keymill.core.provisioning import NONE_GIVEN, GivenKey, Keys, Needed, make_key_record, needed
+from keymill.errors import InvalidRecord, Misconfigured, Reject, UnknownKey
 from keymill.kms.keyring import Keyring
 from schemas.codec import encode
 from schemas.events import AssetEvent
-from schemas.ids import asset_key
-from schemas.records import AssetRecord, DeadLetter
+from schemas.ids import asset_key, claim_key
+from schemas.records import AssetRecord, Claim, DeadLetter
+from schemas.values import LogPosition
+from streams.claims import Claimed, Claims
 from streams.owner import Due
 from streams.raw import check_key, coordinates_of, dead_letter, request_id_of, value_in_place
 from streams.runs import RawRecord, Run
@@ -23,7 +26,7 @@ from streams.runs import RawRecord, Run
 Decoder = Callable[[bytes, tuple[tuple[str, bytes | None], ...]], AssetEvent]
 
 
-class Lookup(Protocol):
+class Lookup(Claimed, Protocol):
     """What is already written, as far as this processor knows."""
 
     def asset(self, organization: str, asset: str) -> AssetRecord | None:
@@ -36,10 +39,15 @@ class Lookup(Protocol):
 
 
 class Decided:
-    """What a run calls for: values by record key, in the order in which they must be published."""
+    """
+    What a run calls for: values by record key, in the order in which they must be published.
+
+    With any `claims` nothing else counts: they must be made and read back first, and the run decided afresh.
+    """
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self.claims: dict[bytes, Claim] = {}
         self.assets: dict[bytes, AssetRecord] = {}
         self.key_records: dict[bytes, bytes] = {}
         self.dead_letters: list[DeadLetter] = []
@@ -67,6 +75,7 @@ class Decider:
         self._decode = decoder
         self._partitions = partitions
         self._generation = generation
+        self._claims = Claims(keyring, partitions)
 
     def begin(self, run: Run) -> Decided:
         """An empty decision for *run*; give it each record in order."""
@@ -90,16 +99,36 @@ class Decider:
         record_key = asset_key(event.organization, event.asset)
         held = decided.assets.get(record_key) or lookup.asset(event.organization, event.asset)
         at = coordinates_of(record, self._generation)
-        folded = fold(event, at=at, held=held, root_version=self._root_version(event, record, held))
+        root_version = self._root_version(event, record, held)
+        derived = self._claims.derived(event) if claims.wishes_of(event) else None
+        folded = fold(event, at=at, held=held, root_version=root_version, derived=derived)
+        if folded.changed:
+            wanted = claims.claims_of(event, folded.asset, at.position)
+            for claim in self._claims.missing(event, wanted, lookup):
+                decided.claims.setdefault(claim_key(claim.organization, claim.kid), claim)
         for need in needed(folded.asset, event):
             if need.record_key in decided.key_records or lookup.has(need.record_key):
                 continue
             keys = self._keys(event, need.root_version)
-            decided.key_records[need.record_key] = encode(make_key_record(folded.asset, need, keys))
-            decided.request_ids[need.record_key] = request_id_of(record)
+            chosen = any(track.kid is not None for track in need.tracks)
+            given = self._given(need, event, at.position, folded.changed, decided, lookup) if chosen else NONE_GIVEN
+            if given is not None:
+                decided.key_records[need.record_key] = encode(make_key_record(folded.asset, need, keys, given))
+                decided.request_ids[need.record_key] = request_id_of(record)
         if folded.changed:
             decided.assets[record_key] = folded.asset
             decided.request_ids[record_key] = request_id_of(record)
+
+    def _given(
+        self, need: Needed, event: AssetEvent, at: LogPosition, changed: bool, decided: Decided, lookup: Lookup
+    ) -> Mapping[bytes, GivenKey] | None:
+        try:
+            return self._claims.given(need, event, at, lookup, decided.claims)
+        except InvalidRecord as error:
+            if changed:
+                raise
+            message = f"{error}; it did once: restore the newest backup of the keys"
+            raise Misconfigured(message) from None
 
     def _root_version(self, event: AssetEvent, record: RawRecord, held: AssetRecord | None) -> int:
         try:

@@ -17,6 +17,7 @@ from schemas.ids import asset_key
 from schemas.operations import OwnerRequest, RequestKind
 from schemas.records import AssetRecord, DeadLetter, KeyRecord
 from streams import decide
+from streams.claims import Claimed
 from streams.owner import Due
 from streams.raw import check_key, dead_letter, request_id_of, value_in_place
 from streams.runs import RawRecord, Run
@@ -53,7 +54,15 @@ class Decided:
 
 
 class _Afresh:
-    """A `decide.Lookup` that knows of no asset and no key, so that everything is made again and can be compared."""
+    """
+    A `decide.Lookup` that knows of no asset and no key, so that everything is made again and can be compared.
+
+    Who has which KID is a fact of the log, which no repair makes again.
+    """
+
+    def __init__(self, known: Claimed) -> None:
+        self.claim = known.claim
+        self.owner = known.owner
 
     def asset(self, organization: str, asset: str) -> AssetRecord | None:
         """None: the fold begins with the first event."""
@@ -153,7 +162,7 @@ class Decider:
     def _repair(self, request: OwnerRequest, record: RawRecord, decided: Decided, lookup: Lookup) -> None:
         key = asset_key(request.organization, request.asset)
         held = decided.assets.get(key) or lookup.asset(request.organization, request.asset)
-        made = self._fold(self._events(request, decided, key), held, key)
+        made = self._fold(self._events(request, decided, key), held, key, lookup)
         present = {**lookup.key_records(request.organization, request.asset), **decided.key_records}
         missing: dict[bytes, KeyRecord] = {}
         for name, value in made.key_records.items():
@@ -181,13 +190,17 @@ class Decider:
                 raise InvalidRecord(message, field="offsets", code="event_of_another_asset")
         return found
 
-    def _fold(self, events: Sequence[RawRecord], held: AssetRecord | None, key: bytes) -> decide.Decided:
+    def _fold(
+        self, events: Sequence[RawRecord], held: AssetRecord | None, key: bytes, lookup: Lookup
+    ) -> decide.Decided:
         """Fold from nothing. Where that leads beyond the held record it must have passed it, or an event is lacking."""
-        made, met = self._assets.begin(_run_of(events)), held is None
+        made, met, afresh = self._assets.begin(_run_of(events)), held is None, _Afresh(lookup)
         for event in events:
-            self._assets.record(event, made, _Afresh())
+            self._assets.record(event, made, afresh)
             if made.dead_letters:
                 raise _contradicted(f"the event at offset {event.offset} is refused: {made.dead_letters[0].message}")
+            if made.claims:
+                raise _contradicted(f"the claims of the event at offset {event.offset} are not on their topic")
             met = met or made.assets[key] == held
         if held is not None and not met and made.assets[key].applied > held.applied:
             raise _contradicted(f"{key.decode()}: the asset record that is held is no fold of the events named")

@@ -9,7 +9,7 @@ import os
 import signal
 from typing import Final
 
-POINTS: Final = ("before_publish", "after_publish", "after_dead_letters")
+POINTS: Final = ("after_claims", "before_publish", "after_publish", "after_dead_letters")
 _name, _count, _signal = (*os.environ.get("KEYMILL_TEST_CRASH_AT", "").split(":"), "", "", "")[:3]
 _left = {_name: int(_count or 1)} if _name else {}
 

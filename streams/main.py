@@ -19,7 +19,7 @@ from keymill import telemetry
 from keymill.config import ProcessorSettings
 from keymill.errors import Misconfigured
 from keymill.http.server import announce, listen, url_of
-from keymill.kafka.admin import end_offsets, require_topics
+from keymill.kafka.admin import require_topics
 from keymill.kafka.producer import Publisher
 from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
@@ -27,26 +27,19 @@ from keymill.snapshot import gauges
 from keymill.snapshot.follower import Follower
 from keymill.snapshot.reader import SnapshotReader
 from keymill.snapshot.store import GIB
-from schemas import framing, topics
+from schemas import topics
 from schemas.records import TopicAdopted
-from schemas.topics import Topic
-from streams import decide, decide_requests, policies
+from streams.agents import Agents, agents_of
 from streams.app import App, agent, build_app
 from streams.health import Health
 from streams.owner import Owner
-from streams.policies import PolicyKeeper
-from streams.provision import Provisioner
-from streams.registry import registry_lookup
-from streams.requests import Requester
-from streams.reread import read_events
 from streams.runs import TopicPartition
 from streams.worker import run_worker
 
-VIEW: Final = (topics.KEYS.name, topics.POLICIES.name)
+VIEW: Final = (topics.KEYS.name, topics.POLICIES.name, topics.CLAIMS.name)
 TOPICS: Final = (
     topics.ASSETS.name, topics.POLICY_CHANGES.name, topics.REQUESTS.name, *VIEW, topics.DEAD_LETTERS.name,
 )  # fmt: skip
-Agents = tuple[Provisioner, PolicyKeeper, Requester]
 REPAIR_S: Final = 1.0
 """How often the owner of a partition looks for regressions to repair."""
 CATCH_UP_POLL_S: Final = 0.05
@@ -78,7 +71,7 @@ def run(settings: ProcessorSettings) -> int:
             return 0
         # (4)
         health.waits_for = "the group has not assigned partitions yet"
-        app = _app(settings, _agents(settings, adopted, keyring, reader, publisher), reader, follower, health)
+        app = _app(settings, agents_of(settings, adopted, keyring, reader, publisher), reader, follower, health)
         return run_worker(app, stop_asked=lambda: stop.asked, on_stop=health.stopping)
 
 
@@ -96,52 +89,6 @@ def _publisher(settings: ProcessorSettings, adopted: Mapping[str, TopicAdopted])
     publisher = Publisher(settings.bootstrap, partitions, delivery_timeout_s=settings.delivery_timeout_s)
     publisher.start()
     return publisher
-
-
-def _agents(
-    settings: ProcessorSettings,
-    adopted: Mapping[str, TopicAdopted],
-    keyring: Keyring,
-    reader: SnapshotReader,
-    publisher: Publisher,
-) -> Agents:
-    assets, changes = adopted[topics.ASSETS.name], adopted[topics.POLICY_CHANGES.name]
-    decoder = partial(framing.decode_event, registry=registry_lookup(settings.registry_url))
-    keys = _owner(settings, topics.KEYS, topics.ASSETS, reader, publisher)
-    kept = _owner(settings, topics.POLICIES, topics.POLICY_CHANGES, reader, publisher)
-    decider = decide.Decider(keyring, decoder, partitions=assets.partitions, generation=assets.generation)
-    return (
-        Provisioner(decider=decider, owner=keys, partitions=assets.partitions),
-        PolicyKeeper(
-            decider=policies.Decider(keyring, partitions=changes.partitions, generation=changes.generation),
-            owner=kept,
-            partitions=changes.partitions,
-        ),
-        Requester(
-            decider=_requests(adopted, keyring, decider),
-            owner=keys,
-            partitions=assets.partitions,
-            read=partial(read_events, settings.bootstrap),
-        ),
-    )
-
-
-def _requests(adopted: Mapping[str, TopicAdopted], keyring: Keyring, assets: decide.Decider) -> decide_requests.Decider:
-    requests, of_assets = adopted[topics.REQUESTS.name], adopted[topics.ASSETS.name]
-    return decide_requests.Decider(
-        keyring,
-        assets,
-        partitions=requests.partitions,
-        generation=requests.generation,
-        asset_generation=of_assets.generation,
-    )
-
-
-def _owner(
-    settings: ProcessorSettings, target: Topic, source: Topic, reader: SnapshotReader, publisher: Publisher
-) -> Owner[Any]:
-    end_offset = partial(_end_offset, settings.bootstrap, target.name)
-    return Owner(target, source=source, reader=reader, publisher=publisher, end_offset=end_offset)
 
 
 def _check(settings: ProcessorSettings) -> None:
@@ -187,10 +134,6 @@ def _await_view(reader: SnapshotReader, follower: Follower, stop: _Stop, health:
 def _require_following(follower: Follower, error: str | None) -> None:
     if follower.failure or error:
         raise Misconfigured(f"the view of {' and '.join(VIEW)} has stopped: {error or follower.failure}")
-
-
-def _end_offset(bootstrap: str, topic: str, partition: int) -> int:
-    return end_offsets(bootstrap, topic)[partition]
 
 
 def _app(

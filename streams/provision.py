@@ -8,17 +8,18 @@ from keymill.snapshot.reader import SnapshotReader
 from schemas import topics
 from schemas.ids import asset_key
 from schemas.records import AssetRecord
-from streams.decide import Decided, Lookup
+from streams.claimant import Claimant, Kids
+from streams.decide import Decided, Decider, Lookup
 from streams.overlay import Overlay
 from streams.owner import Owner
 from streams.publish import Agent
 
 
-class Known:
+class Known(Kids):
     """What is already written: the overlay over the view."""
 
     def __init__(self, reader: SnapshotReader, overlay: Overlay[AssetRecord], partitions: int) -> None:
-        self._reader = reader
+        super().__init__(reader)
         self._overlay = overlay
         self._partitions = partitions
 
@@ -33,10 +34,22 @@ class Known:
 
 
 class Provisioner(Agent[AssetRecord, Decided, Lookup]):
-    """Handles runs of the asset topic."""
+    """Handles runs of the asset topic; *claimant* asks for the KIDs that callers chose or brought."""
 
     source = topics.ASSETS
+
+    def __init__(self, *, decider: Decider, owner: Owner[AssetRecord], partitions: int, claimant: Claimant) -> None:
+        super().__init__(decider=decider, owner=owner, partitions=partitions)
+        self._claimant = claimant
 
     def known(self, owner: Owner[AssetRecord], partitions: int) -> Lookup:
         """See `Agent`."""
         return Known(owner.reader, owner.overlay, partitions)
+
+    def is_provisional(self, decided: Decided) -> bool:
+        """See `Agent`."""
+        return bool(decided.claims)
+
+    async def prepare(self, decided: Decided) -> None:
+        """See `Agent`."""
+        await self._claimant.make(decided.claims)

@@ -95,6 +95,14 @@ class Agent(Generic[T, D, L]):
         """
         began, generation = monotonic(), self.owner.generation
         await self.owner.wait_for_view(run.partition)
+        while (decided := await self._attempt(run, generation)) is None:
+            pass
+        RUN_SECONDS.observe(monotonic() - began)
+        EVENTS.labels("accepted").inc(len(run.records) - len(decided.dead_letters))
+        EVENTS.labels("refused").inc(len(decided.dead_letters))
+
+    async def _attempt(self, run: Run, generation: object) -> D | None:
+        """Decide and publish; None when something had to be written first, so that the run is decided afresh."""
         decided = await self.begin(run)
         async with self.owner.lock:
             await self.settle(run.partition)
@@ -104,10 +112,18 @@ class Agent(Generic[T, D, L]):
                 self._decider.record(record, decided, self._known)
             if generation is not self.owner.generation:
                 raise NotReady(f"{run!r} is given up: its partition has left")
-            await self._publish(run.partition, decided)
-        RUN_SECONDS.observe(monotonic() - began)
-        EVENTS.labels("accepted").inc(len(run.records) - len(decided.dead_letters))
-        EVENTS.labels("refused").inc(len(decided.dead_letters))
+            if not self.is_provisional(decided):
+                await self._publish(run.partition, decided)
+                return decided
+        await self.prepare(decided)
+        return None
+
+    def is_provisional(self, decided: D) -> bool:
+        """Whether something must be written, and read back, before the run can be decided."""
+        return False
+
+    async def prepare(self, decided: D) -> None:
+        """Write what a provisional decision needs; returns when it is read back."""
 
     async def settle(self, partition: int) -> None:
         """Make what is known the newest, under the lock."""

@@ -10,11 +10,11 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from keymill.core.view import KidOwner
-from keymill.snapshot.reader import SnapshotReader
 from schemas import topics
 from schemas.codec import decode
 from schemas.ids import key_set_key
 from schemas.records import AssetRecord, KeyRecord
+from streams.claimant import Kids
 from streams.decide_requests import Decided, Decider, Lookup
 from streams.owner import Owner
 from streams.publish import Agent
@@ -24,11 +24,8 @@ ReadEvents = Callable[[int, Sequence[int]], dict[int, RawRecord]]
 """Those of the given offsets of the asset topic's partition that exist, by offset. Blocking."""
 
 
-class Written:
+class Written(Kids):
     """What the view holds."""
-
-    def __init__(self, reader: SnapshotReader) -> None:
-        self._reader = reader
 
     def asset(self, organization: str, asset: str) -> AssetRecord | None:
         """See `streams.decide.Lookup`."""

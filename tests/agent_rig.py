@@ -14,6 +14,7 @@ from keymill.snapshot.state import Heartbeat, HeartbeatFile, boot_id
 from keymill.snapshot.writer import SnapshotWriter
 from schemas import topics
 from schemas.topics import Topic
+from streams.claimant import Claimant
 from streams.owner import Owner
 from tests.view_records import Log
 
@@ -55,9 +56,10 @@ class AgentRig:
 
     def __init__(self, folder: Path, target: Topic) -> None:
         self.topic, self.target = target, target.name
+        self.followed = tuple(dict.fromkeys((target.name, topics.CLAIMS.name)))
         self.publisher = MemoryPublisher()
         self.writer = SnapshotWriter(folder, map_size=MAP).open()
-        self.writer.bind({self.target: Log(PARTITIONS).checkpoints()[self.target]})
+        self.writer.bind(Log(PARTITIONS, self.followed).checkpoints())
         self.heart = HeartbeatFile(folder, write=True)
         self.beat()
         self.reader = SnapshotReader(folder).open()
@@ -78,20 +80,43 @@ class AgentRig:
             end_offset=self.end_offset,
         )
 
+    def claimant(self) -> Claimant:
+        """Asks for KIDs; the view must be made to follow meanwhile."""
+        return Claimant(self.reader, self.publisher, key_ends=self.key_ends, partitions=PARTITIONS)  # type: ignore[arg-type]
+
     def beat(self, error: str | None = None) -> None:
         environment = self.writer.manifest.environment
         self.heart.write(Heartbeat(environment=environment, boot=boot_id(), ready=True, live=True, error=error))
 
     def follow(self, limit: int = 10**9) -> None:
         """Read what was published into the view; of each partition up to *limit*."""
-        ends = {partition: self.publisher.end(self.target, partition) for partition in range(PARTITIONS)}
-        reached = {partition: Slot(min(end, limit)) for partition, end in ends.items()}
+        reached = {topic: self._reached(topic, limit if topic == self.target else 10**9) for topic in self.followed}
         batch = [
             Incoming(topic, partition, offset, record.record_key, record.value)
             for topic, partition, offset, record in self.publisher.log
-            if topic == self.target and offset < reached[partition].offset
+            if topic in reached and offset < reached[topic][partition].offset
         ]
-        self.writer.apply(batch, {self.target: reached})
+        self.writer.apply(batch, reached)
+
+    def follow_until(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Read all that is published while *work* goes on, and its last words."""
+
+        async def both() -> None:
+            async with under_way(work) as task:
+                while not task.done():
+                    self.follow()
+                    await asyncio.sleep(0.001)
+                task.result()
+
+        bounded(both())
+        self.follow()
+
+    def _reached(self, topic: str, limit: int) -> dict[int, Slot]:
+        return {partition: Slot(min(self.publisher.end(topic, partition), limit)) for partition in range(PARTITIONS)}
+
+    def key_ends(self) -> dict[tuple[str, int], int]:
+        """For a claimant: where the target's partitions end."""
+        return {(self.target, partition): self.publisher.end(self.target, partition) for partition in range(PARTITIONS)}
 
     def append(self, record_key: bytes, value: bytes, partition: int) -> None:
         """Somebody else's record."""

@@ -1,11 +1,14 @@
 """Events, records and keys for tests of the core: everything is given a default that a test may change."""
 
+from keymill.core.envelope import ClearKey, wrap_imported
 from keymill.core.folding import Coordinates, fold
 from keymill.core.provisioning import Keys
+from keymill.kms.keyring import Keyring
 from keymill.secret import Secret
 from schemas.events import (
     AssetEvent,
     AssetIngested,
+    ImportedKey,
     KeysRotated,
     PeriodRange,
     PolicyAssigned,
@@ -18,10 +21,15 @@ from schemas.events import (
 from schemas.policy import Policy
 from schemas.records import AssetRecord
 from schemas.values import LogPosition, Scheme
+from tests.fakes import MemoryKms
 
 NOW = 1_800_000_000_000
 PLAYABLE = Policy(can_play=True)
 KEYS = Keys(prk=Secret(b"p" * 32), k_fp=Secret(b"f" * 32), kek=Secret(bytes(range(64))), kek_epoch=1)
+
+_KEYRING = Keyring(MemoryKms())
+INTAKE_KEK, K_FP = _KEYRING.intake_kek(1), _KEYRING.k_fp("demo")
+"""Those of `MemoryKms`."""
 
 
 def at(offset: int, *, generation: int = 0, timestamp: int = NOW) -> Coordinates:
@@ -49,6 +57,12 @@ def ingest(*labels, asset="bbb", event_id=None, periods=None, period_s=10, start
         first, count = periods
         body["periods"] = PeriodRange(first_index=first, count=count, period_s=period_s, start=start)
     return event(AssetIngested(**body), asset=asset, event_id=event_id)
+
+
+def imported(kid: bytes, cek: bytes, *, iv: bytes = b"i" * 16, kek: Secret = INTAKE_KEK) -> ImportedKey:
+    """A key that existed before, as an event of demo carries it."""
+    key = ClearKey(cek=Secret(cek), iv=Secret(iv))
+    return wrap_imported(kek, K_FP, organization="demo", kid=kid, key=key, intake_epoch=1)
 
 
 def rotate(to_version, *, event_id=None, salt=None) -> AssetEvent:

@@ -155,10 +155,11 @@ TOPIC_OF: Mapping[type[Record], topics.Topic] = {
 class Log:
     """Topics in memory: gives every message its partition and its next offset."""
 
-    def __init__(self, partitions: int = PARTITIONS) -> None:
+    def __init__(self, partitions: int = PARTITIONS, followed: tuple[str, ...] = VIEW_TOPICS) -> None:
         self.partitions = partitions
-        self._next = {(name, p): count() for name in VIEW_TOPICS for p in range(partitions)}
-        self.slots = {name: {p: Slot(0) for p in range(partitions)} for name in VIEW_TOPICS}
+        self.followed = followed
+        self._next = {(name, p): count() for name in followed for p in range(partitions)}
+        self.slots = {name: {p: Slot(0) for p in range(partitions)} for name in followed}
 
     def checkpoints(self) -> dict[str, Checkpoint]:
         return {
@@ -166,7 +167,7 @@ class Log:
                 topic=Described(topic_id=f"id-{name}", partitions=self.partitions),
                 slots={p: Slot(0) for p in range(self.partitions)},
             )
-            for name in VIEW_TOPICS
+            for name in self.followed
         }
 
     def put(self, keyed: tuple[bytes, Record], *, partition: int | None = None) -> Incoming:

@@ -20,6 +20,8 @@ IV_SIZE: Final = 16
 _KID: Final = canonical("keymill/kid/v1")
 _CEK: Final = canonical("keymill/cek/v1")
 _IV: Final = canonical("keymill/iv/v1")
+_CHOSEN: Final = canonical("keymill/chosen/v1")
+_IMPORTED_IV: Final = canonical("keymill/imported-iv/v1")
 
 
 class DerivedKey(Record, frozen=True, kw_only=True):
@@ -51,6 +53,17 @@ def derive(prk: Secret, preimage: bytes) -> DerivedKey:
     kid = uuid8(_mac(prk, _KID + ident))
     info = ident + canonical(kid)
     return DerivedKey(kid=kid, cek=_expand(prk, _CEK + info, CEK_SIZE), iv=_expand(prk, _IV + info, IV_SIZE))
+
+
+def derive_chosen(prk: Secret, organization: str, kid: bytes) -> DerivedKey:
+    """The key of a KID that the caller chose. *prk*: of the root version that the KID's claim pins."""
+    both = _expand(prk, _CHOSEN + canonical(organization, kid), CEK_SIZE + IV_SIZE).reveal()
+    return DerivedKey(kid=kid, cek=Secret(both[:CEK_SIZE]), iv=Secret(both[CEK_SIZE:]))
+
+
+def imported_iv(cek: Secret, organization: str, kid: bytes) -> Secret:
+    """The IV, 16 bytes, of an imported key that came without one."""
+    return Secret(_mac(cek, _IMPORTED_IV + canonical(organization, kid))[:IV_SIZE])
 
 
 def fingerprint(k_fp: Secret, kid: bytes, cek: Secret) -> bytes:

@@ -8,15 +8,16 @@ Source: RFC 5297 (AES-SIV); the key has 64 bytes.
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
-from keymill.core.derive import CEK_SIZE, IV_SIZE, DerivedKey, fingerprint
+from keymill.core.derive import CEK_SIZE, IV_SIZE, fingerprint
 from keymill.core.identity import Part, canonical
-from keymill.errors import Corrupt
+from keymill.errors import Corrupt, InvalidRecord
 from keymill.secret import Secret
+from schemas.events import ImportedKey
 from schemas.records import KeyRecord
 from schemas.values import Record
 
@@ -30,6 +31,20 @@ class ClearKey(Record, frozen=True, kw_only=True):
 
     cek: Secret
     iv: Secret
+
+
+class Wrappable(Protocol):
+    """Anything that has a CEK and an IV."""
+
+    @property
+    def cek(self) -> Secret:
+        """16 bytes."""
+        ...
+
+    @property
+    def iv(self) -> Secret:
+        """16 bytes."""
+        ...
 
 
 def associated_data(record: KeyRecord) -> bytes:
@@ -53,7 +68,7 @@ def associated_data(record: KeyRecord) -> bytes:
     return canonical(*parts)
 
 
-def wrap_keys(kek: Secret, record: KeyRecord, keys: Sequence[ClearKey | DerivedKey]) -> bytes:
+def wrap_keys(kek: Secret, record: KeyRecord, keys: Sequence[Wrappable]) -> bytes:
     """Wrap *keys*, in the order of `record.tracks`: 16 + 32 bytes a track."""
     if len(keys) != len(record.tracks):
         raise ValueError("as many keys as tracks")
@@ -85,6 +100,42 @@ def unwrap_keys(kek: Secret, k_fp: Secret, record: KeyRecord) -> tuple[ClearKey,
 def _entry(clear: bytes, index: int) -> ClearKey:
     start = index * _ENTRY
     return ClearKey(cek=Secret(clear[start : start + CEK_SIZE]), iv=Secret(clear[start + CEK_SIZE : start + _ENTRY]))
+
+
+def wrap_imported(
+    kek: Secret, k_fp: Secret, *, organization: str, kid: bytes, key: ClearKey, intake_epoch: int
+) -> ImportedKey:
+    """Wrap a key that existed before, for its event. *kek*: the intake KEK of that epoch."""
+    associated = _intake_data(organization, kid, intake_epoch)
+    wrapped = kek.keyed(AESSIV).encrypt(key.cek.reveal() + key.iv.reveal(), [associated])
+    return ImportedKey(intake_epoch=intake_epoch, wrapped=wrapped, fp=fingerprint(k_fp, kid, key.cek))
+
+
+def unwrap_imported(kek: Secret, k_fp: Secret, *, organization: str, kid: bytes, imported: ImportedKey) -> ClearKey:
+    """
+    The inverse of `wrap_imported`.
+
+    Raises:
+        InvalidRecord: `imported_key`; it does not open for this organization, KID and epoch, or is another key than
+            its fingerprint says.
+    """
+    try:
+        clear = kek.keyed(AESSIV).decrypt(imported.wrapped, [_intake_data(organization, kid, imported.intake_epoch)])
+    except (InvalidTag, ValueError):
+        raise _unfit(kid, f"does not open under intake KEK epoch {imported.intake_epoch}") from None
+    key = _entry(clear, 0)
+    if fingerprint(k_fp, kid, key.cek) != imported.fp:
+        raise _unfit(kid, "is another key than its fingerprint says")
+    return key
+
+
+def _intake_data(organization: str, kid: bytes, intake_epoch: int) -> bytes:
+    return canonical("keymill/intake/v1", organization, kid, intake_epoch)
+
+
+def _unfit(kid: bytes, what: str) -> InvalidRecord:
+    message = f"tracks.imported: the key of KID {kid.hex()} {what}"
+    return InvalidRecord(message, field="tracks.imported", code="imported_key")
 
 
 def wrap_secret(kek: Secret, secret: Secret, *identity: Part) -> bytes:

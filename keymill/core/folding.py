@@ -10,6 +10,7 @@ import msgspec
 
 from keymill.core import versions
 from keymill.core.versions import Choice
+from keymill.core.wishes import Derived
 from keymill.errors import Conflict, InvalidRecord, Reject, UnknownKey
 from schemas.codec import encode
 from schemas.events import (
@@ -52,13 +53,21 @@ class Folded(Record, frozen=True, kw_only=True):
     changed: bool
 
 
-def fold(event: AssetEvent, *, at: Coordinates, held: AssetRecord | None, root_version: int) -> Folded:
+def fold(
+    event: AssetEvent,
+    *,
+    at: Coordinates,
+    held: AssetRecord | None,
+    root_version: int,
+    derived: Derived | None = None,
+) -> Folded:
     """
     Fold one event into the asset record held so far.
 
     Args:
         held: the record that the view holds; None for a new asset.
         root_version: the one that the schedule gives for the record's timestamp; pinned by a version's first event.
+        derived: tells a track's own KID, so that an event that names it chooses nothing; asked for no other event.
 
     Raises:
         Reject: the event can never succeed; nothing changes and the message is safe to publish.
@@ -68,7 +77,10 @@ def fold(event: AssetEvent, *, at: Coordinates, held: AssetRecord | None, root_v
     check_event_time(event.event_time, at)
     if held is not None and _is_repeat(event, held):
         return Folded(asset=msgspec.structs.replace(held, applied=at.position), changed=True)
-    asset = _apply(event, at, held, root_version)
+    choice = Choice(
+        organization=event.organization, asset=event.asset, at=at.position, root_version=root_version, derived=derived
+    )
+    asset = _apply(event, choice, held)
     asset = msgspec.structs.replace(asset, applied=at.position, recent=_remember(event, at, held))
     if len(asset.versions) > SMALL_VERSIONS and _grows(event) and len(encode(asset)) > MAX_ASSET_RECORD:
         message = f"the asset's record would exceed {MAX_ASSET_RECORD} bytes: too many key versions"
@@ -112,11 +124,10 @@ def _remember(event: AssetEvent, at: Coordinates, held: AssetRecord | None) -> t
     return (*recent, accepted)[-MAX_RECENT:]
 
 
-def _apply(event: AssetEvent, at: Coordinates, held: AssetRecord | None, root_version: int) -> AssetRecord:
+def _apply(event: AssetEvent, choice: Choice, held: AssetRecord | None) -> AssetRecord:
     body = event.body
-    choice = Choice(organization=event.organization, asset=event.asset, at=at.position, root_version=root_version)
     if isinstance(body, AssetIngested):
-        return _ingest(body, choice, held or _new_asset(event, at))
+        return _ingest(body, choice, held or _new_asset(event, choice.at))
     if held is None:
         message = f"asset {event.asset} has no ingest event before this one"
         raise UnknownKey(message, field="asset", code="unknown_asset")
@@ -133,12 +144,12 @@ def _apply(event: AssetEvent, at: Coordinates, held: AssetRecord | None, root_ve
             assert_never(body)
 
 
-def _new_asset(event: AssetEvent, at: Coordinates) -> AssetRecord:
+def _new_asset(event: AssetEvent, at: LogPosition) -> AssetRecord:
     return AssetRecord(
         organization=event.organization,
         asset=event.asset,
         state=AssetState.ACTIVE,
-        applied=at.position,
+        applied=at,
         policy_id=DEFAULT_POLICY,
         versions=(),
     )

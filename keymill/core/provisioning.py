@@ -5,7 +5,8 @@ Both halves are functions of their arguments, so redelivery, replay and a second
 `keymill.core.folding.fold` decides what the asset is, `needed` and `make_key_record` which keys that calls for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Final
 
 import msgspec
 
@@ -41,6 +42,18 @@ class Needed(Record, frozen=True, kw_only=True):
     period: CryptoPeriod | None
     tracks: tuple[TrackIdentity, ...]
     event: LogPosition
+
+
+class GivenKey(Record, frozen=True, kw_only=True):
+    """The key of a KID that the caller chose or brought, 16 bytes each."""
+
+    kid: bytes
+    cek: Secret
+    iv: Secret
+    origin: KeyOrigin
+
+
+NONE_GIVEN: Final[Mapping[bytes, GivenKey]] = {}
 
 
 class Keys(Record, frozen=True, kw_only=True):
@@ -112,21 +125,31 @@ def _needed_period(asset: AssetRecord, version: KeyVersion, live: LivePeriods, i
     )
 
 
-def make_key_record(asset: AssetRecord, need: Needed, keys: Keys) -> KeyRecord:
-    """Derive, fingerprint and wrap the keys of one key record. The same arguments give the same bytes."""
+def make_key_record(
+    asset: AssetRecord, need: Needed, keys: Keys, given: Mapping[bytes, GivenKey] = NONE_GIVEN
+) -> KeyRecord:
+    """
+    Derive, fingerprint and wrap the keys of one key record. The same arguments give the same bytes.
+
+    Args:
+        given: by KID, the keys of the tracks that have a KID of the caller's (`keymill.core.claims`).
+    """
     period = need.period.index if need.period else None
     before = canonical(asset.organization, asset.asset, need.key_version, period)
     after = canonical(need.root_version, need.salt)
-    derived = [derive(keys.prk, before + canonical(*_own(need, track)) + after) for track in need.tracks]
+    made = [
+        derive(keys.prk, before + canonical(*_own(need, track)) + after) if track.kid is None else given[track.kid]
+        for track in need.tracks
+    ]
     tracks = tuple(
         TrackKey(
             kid=key.kid,
             fp=fingerprint(keys.k_fp, key.kid, key.cek),
             label=track.label,
             scheme=track.scheme,
-            origin=KeyOrigin.DERIVED,
+            origin=key.origin if isinstance(key, GivenKey) else KeyOrigin.DERIVED,
         )
-        for track, key in zip(need.tracks, derived, strict=True)
+        for track, key in zip(need.tracks, made, strict=True)
     )
     bare = KeyRecord(
         kek_epoch=keys.kek_epoch,
@@ -139,10 +162,14 @@ def make_key_record(asset: AssetRecord, need: Needed, keys: Keys) -> KeyRecord:
         period=need.period,
         event=need.event,
     )
-    return msgspec.structs.replace(bare, wrapped=wrap_keys(keys.kek, bare, derived))
+    return msgspec.structs.replace(bare, wrapped=wrap_keys(keys.kek, bare, made))
 
 
 def _own(need: Needed, track: TrackIdentity) -> tuple[str, str]:
     """The part of `KeyIdentity.preimage` in which the tracks of a record differ: scheme and label."""
-    shared = need.single_key and track.label != CLEAR_LABEL
-    return track.scheme, ALL_TRACKS if shared else track.label
+    return track.scheme, track_label(track.label, single_key=need.single_key)
+
+
+def track_label(label: str, *, single_key: bool) -> str:
+    """The label in a derived key's identity. Clear-key HLS never shares the key of the others."""
+    return ALL_TRACKS if single_key and label != CLEAR_LABEL else label

@@ -5,28 +5,30 @@ from typing import Final
 
 import msgspec
 
+from keymill.core import wishes
 from keymill.core.identity import key_set_digest
+from keymill.core.wishes import Derived, Tracks
 from keymill.errors import Conflict, InvalidRecord, Reject
 from schemas.codec import encode
-from schemas.events import AssetEvent, AssetIngested, KeysRotated, PeriodRange, TrackWish
+from schemas.events import AssetEvent, AssetIngested, KeysRotated, PeriodRange
 from schemas.records import KeySet, KeyVersion, LivePeriods, TrackIdentity
-from schemas.values import DEFAULT_LABELS, MAX_PERIODS, MAX_TIME_MS, MAX_TRACKS, LogPosition, Record, Scheme
+from schemas.values import DEFAULT_LABELS, MAX_PERIODS, MAX_TIME_MS, LogPosition, Record, Scheme
 
 DEFAULT_SCHEMES: Final = (Scheme.CBCS,)
 ROTATED_PERIODS: Final = 10
 """How many of the newest crypto periods a rotation gives new keys at once: one block of Shaka Packager."""
 
 Versions = tuple[KeyVersion, ...]
-Tracks = tuple[TrackIdentity, ...]
 
 
 class Choice(Record, frozen=True, kw_only=True):
-    """Who chooses, where in the log, and what the log's time fixes."""
+    """Who chooses, where in the log, and what the log's time fixes; `derived` tells a track's own KID."""
 
     organization: str
     asset: str
     at: LogPosition
     root_version: int
+    derived: Derived | None = None
 
 
 def body_hash(event: AssetEvent) -> bytes:
@@ -105,32 +107,17 @@ def _check_sticky(body: AssetIngested, version: KeyVersion) -> None:
 
 
 def _add(body: AssetIngested, choice: Choice, version: KeyVersion, previous: KeyVersion | None = None) -> KeyVersion:
-    wished = _wished(body.tracks, version)
     if body.periods is not None:
+        wanted = wishes.without_kids(body.tracks, version)
         inherited = previous.live.tracks if previous and previous.live else _defaults(version)
-        return _with_periods(body.periods, choice, version, wished, inherited)
-    known = {(track.label, track.scheme) for key_set in version.key_sets for track in key_set.tracks}
+        return _with_periods(body.periods, choice, version, wanted, inherited)
+    wished = wishes.wished(body.tracks, version, choice.derived)
+    held = tuple(track for key_set in version.key_sets for track in key_set.tracks)
+    known = {(track.label, track.scheme) for track in held}
     added = tuple(track for track in wished if (track.label, track.scheme) not in known)
-    _check_count(len(known) + len(added))
+    wishes.check_count(len(known) + len(added))
+    wishes.check_clear((*held, *added))
     return _with_key_set(choice, version, added) if added else version
-
-
-def _wished(wishes: tuple[TrackWish, ...] | None, version: KeyVersion) -> Tracks:
-    tracks: dict[tuple[str, Scheme], TrackIdentity] = {}
-    for wish in wishes or ():
-        if wish.kid is not None or wish.imported is not None:
-            raise Reject("tracks.kid: KIDs chosen by the caller are not taken", field="tracks.kid", code="chosen_kid")
-        for scheme in (wish.scheme,) if wish.scheme else version.schemes:
-            tracks[wish.label, scheme] = TrackIdentity(label=wish.label, scheme=scheme, declared=True)
-    _check_count(len(tracks))
-    return tuple(tracks.values())
-
-
-def _check_count(count: int) -> None:
-    """A rotation puts all tracks of a version into one key record, which must fit its topic."""
-    if count > MAX_TRACKS:
-        message = f"tracks: the version would have {count} keys, at most {MAX_TRACKS}"
-        raise Reject(message, field="tracks", code="too_many_tracks")
 
 
 def _defaults(version: KeyVersion) -> Tracks:

@@ -18,6 +18,7 @@ class Keyring:
         self._prks: dict[tuple[str, int], Secret] = {}
         self._fingerprint_keys: dict[str, Secret] = {}
         self._keks: dict[tuple[str, int], Secret] = {}
+        self._intake_keks: dict[int, Secret] = {}
 
     def root_version_at(self, organization: str, timestamp: int) -> int:
         """The root version that a key version pins whose first event has this record timestamp (epoch ms)."""
@@ -46,6 +47,14 @@ class Keyring:
         if found is None:
             found = self._kms.kek(organization, epoch)
             self._keks[organization, epoch] = found
+        return found
+
+    def intake_kek(self, epoch: int) -> Secret:
+        """The intake KEK of that epoch, 64 bytes."""
+        found = self._intake_keks.get(epoch)
+        if found is None:
+            _, found = self._kms.intake_kek(epoch)
+            self._intake_keks[epoch] = found
         return found
 
     def current_epoch(self, organization: str) -> int:

@@ -15,6 +15,7 @@ from keymill.kms.keyring import Keyring
 from keymill.ops import source
 from keymill.ops.address import bootstrap_of
 from keymill.ops.changes import Changes, Plan, application
+from keymill.ops.claimed import winners_of
 from keymill.ops.groups import require_empty
 from keymill.ops.options import Bootstrap, Data, File, Json
 from keymill.ops.progress import Advance
@@ -80,6 +81,7 @@ def _rebuild(
 
 def _fill_keys(settings: ProcessorSettings, assets: Source, changes: Changes, report: Report) -> None:
     decider = asset_decider(settings, Keyring(KeyFile(settings.keys_path)), assets)
+    winners = winners_of(assets.scanner, bootstrap_of(settings))
     with Advance("rebuilding keys, events", sum(assets.source_ends.values())) as progress:
         for partition in range(assets.partitions):
             held = Held(partition)
@@ -88,6 +90,7 @@ def _fill_keys(settings: ProcessorSettings, assets: Source, changes: Changes, re
             compare(
                 assets.events(partition), held, decider, assets.adopted.generation, report, assets.refused(partition),
                 lacking=lacking_to(changes, topics.KEYS.name, partition), refuse=refused_to(changes), all_due=True,
+                winners=winners,
             )  # fmt: skip
             progress.step(assets.source_ends[partition])
 

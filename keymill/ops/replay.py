@@ -17,8 +17,10 @@ from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
 from keymill.ops import source
 from keymill.ops.address import bootstrap_of
+from keymill.ops.claimed import winners_of
 from keymill.ops.options import Bootstrap, Data, File, Json
 from keymill.ops.progress import Advance
+from keymill.ops.recomputed import Winners
 from keymill.ops.replaying import Held, Report, compare
 from keymill.ops.replaying_policies import HeldPolicies, compare_policies
 from keymill.ops.source import Source
@@ -47,10 +49,11 @@ def verify(
         assets = Source.open(scanner, bootstrap, source.ASSETS)
         changes = Source.open(scanner, bootstrap, source.POLICIES)
         keyring = Keyring(KeyFile(settings.keys_path))
+        winners = winners_of(scanner, bootstrap)
         decider, keeper = asset_decider(settings, keyring, assets), policy_decider(keyring, changes)
         with Advance("replaying partitions", assets.partitions + changes.partitions, console=console) as progress:
             for partition in range(assets.partitions):
-                look(_verify_assets(assets, partition, decider, report))
+                look(_verify_assets(assets, partition, decider, report, winners))
                 progress.step()
             for partition in range(changes.partitions):
                 _verify_policies(changes, partition, keeper, report)
@@ -58,12 +61,12 @@ def verify(
     return report
 
 
-def _verify_assets(assets: Source, partition: int, decider: decide.Decider, report: Report) -> Held:
+def _verify_assets(assets: Source, partition: int, decider: decide.Decider, report: Report, winners: Winners) -> Held:
     held = Held(partition)
     for record_key, value in assets.held(partition):
         held.add(record_key, value, report)
     refused, generation = assets.refused(partition), assets.adopted.generation
-    compare(assets.events(partition), held, decider, generation, report, refused)
+    compare(assets.events(partition), held, decider, generation, report, refused, winners=winners)
     return held
 
 

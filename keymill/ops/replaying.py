@@ -12,12 +12,13 @@ import msgspec
 
 from keymill.core.view import identity_of
 from keymill.errors import InvalidRecord
+from keymill.ops.recomputed import NOBODY, Recomputed, Winners
 from schemas import topics
 from schemas.codec import decode, encode
-from schemas.ids import asset_key, is_key_set
+from schemas.ids import is_key_set
 from schemas.records import AssetRecord, DeadLetter, KeyRecord
 from schemas.values import Record
-from streams.decide import Decider
+from streams.decide import Decided, Decider
 from streams.runs import RawRecord, Run
 
 MAX_LISTED: Final = 1000
@@ -112,22 +113,6 @@ class Held:
         self.values.pop(record_key, None)
 
 
-class _Recomputed:
-    """What replaying the events of one partition gives; also the `Lookup` of its `Decider`."""
-
-    def __init__(self) -> None:
-        self.assets: dict[bytes, AssetRecord] = {}
-        self.key_records: dict[bytes, bytes] = {}
-
-    def asset(self, organization: str, asset: str) -> AssetRecord | None:
-        """See `streams.decide.Lookup`."""
-        return self.assets.get(asset_key(organization, asset))
-
-    def has(self, record_key: bytes) -> bool:
-        """See `streams.decide.Lookup`."""
-        return record_key in self.key_records
-
-
 def compare(
     events: Iterable[RawRecord],
     held: Held,
@@ -139,6 +124,7 @@ def compare(
     lacking: Lacking = pass_over,
     refuse: Callable[[DeadLetter], None] = lambda _letter: None,
     all_due: bool = False,
+    winners: Winners = NOBODY,
 ) -> None:
     """
     Replay one partition's *events* and add what differs from *held* to the report.
@@ -148,24 +134,36 @@ def compare(
             organization that got its roots later must not give a version another first event (ADR 0007).
         lacking, refuse: are given what is missing.
         all_due: nothing is pending: what is held may be lost, and nobody else is at work.
+        winners: of all claims. An event without them was never decided: it and its asset's later ones are pending.
     """
-    again = _Recomputed()
+    again = Recomputed(winners)
     for event in events:
         report.events += 1
         if event.offset in refused:
             report.refused += 1
             continue
-        if not all_due and _is_pending(event, held, generation):
+        if (not all_due and _is_pending(event, held, generation)) or event.key in again.unclaimed:
             report.pending += 1
             continue
         decided = decider.begin(run_of(event, generation))
         decider.record(event, decided, again)
+        if decided.claims:
+            _note_claims(event, decided, held, report, again)
+            continue
         for letter in decided.dead_letters:
             report.note("missing", event.key or b"", f"dead letter of offset {event.offset}: {letter.message}")
             refuse(letter)
         again.assets.update(decided.assets)
         again.key_records.update(decided.key_records)
     _judge(again, held, report, lacking)
+
+
+def _note_claims(event: RawRecord, decided: Decided, held: Held, report: Report, again: Recomputed) -> None:
+    record_key = event.key or b""
+    again.unclaimed.add(record_key)
+    report.pending += 1
+    for claim in decided.claims if record_key in held.applied else ():
+        report.note("missing", claim, f"claim of the event at offset {event.offset}")
 
 
 def _is_pending(event: RawRecord, held: Held, generation: int) -> bool:
@@ -190,7 +188,7 @@ def run_of(event: RawRecord, generation: int) -> Run:
     )
 
 
-def _judge(again: _Recomputed, held: Held, report: Report, lacking: Lacking) -> None:
+def _judge(again: Recomputed, held: Held, report: Report, lacking: Lacking) -> None:
     for record_key, expected in again.key_records.items():
         if record_key not in held.wrong:
             _judge_key_record(record_key, expected, held.values.get(record_key), report, lacking)

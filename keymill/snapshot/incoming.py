@@ -15,7 +15,7 @@ from keymill.kafka.positions import Incoming
 from keymill.snapshot import layout, peek
 from schemas import access, records, topics
 from schemas.codec import decode
-from schemas.ids import scoped_key
+from schemas.ids import claim_key, scoped_key
 from schemas.values import Record
 
 
@@ -153,7 +153,7 @@ def _claim(message: Incoming, key: bytes, place: Place) -> Examined:
     if message.value is None:
         return "tombstone"
     record = decode(message.value, records.Claim)
-    return Candidate(key, message.value, message, record=record)
+    return _named(message, key, record, claim_key(record.organization, record.kid))
 
 
 def _named(message: Incoming, key: bytes, record: Record, own_key: bytes) -> Examined:

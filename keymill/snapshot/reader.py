@@ -19,7 +19,7 @@ from keymill.snapshot.reads import Reads
 from keymill.snapshot.state import HeartbeatFile, ViewState, view_state
 from keymill.snapshot.store import Environment
 from schemas.access import Credential, Entitlement, Service
-from schemas.records import AssetRecord, KeyRecord, PolicyRecord
+from schemas.records import AssetRecord, Claim, KeyRecord, PolicyRecord
 
 OPEN_WAIT_S: Final = 10.0
 """How long `open` waits for the follower to make the environment."""
@@ -137,6 +137,11 @@ class SnapshotReader:
         """`Reads.owner`"""
         with self.at_once() as view:
             return view.owner(organization, kid)
+
+    def claim(self, organization: str, kid: bytes) -> Claim | None:
+        """`Reads.claim`"""
+        with self.at_once() as view:
+            return view.claim(organization, kid)
 
     def policy(self, organization: str, policy_id: int) -> PolicyRecord | None:
         """`Reads.policy`"""

@@ -125,9 +125,9 @@ class Reads:
         keys = self._in_any_organization(topics.CREDENTIALS, key_of(credential))
         return [record for key in keys if (record := self._record(topics.CREDENTIALS, key, Credential))]
 
-    def claim(self, record_key: bytes) -> Claim | None:
-        """The winning claim of a record key, in a view that follows claims."""
-        return self._record(topics.CLAIMS, record_key, Claim)
+    def claim(self, organization: str, kid: bytes) -> Claim | None:
+        """The claim that won a KID, in a view that follows claims."""
+        return self._record(topics.CLAIMS, key_of(organization, kid.hex()), Claim)
 
     def positions(self) -> dict[str, dict[int, int]]:
         """Per topic and partition, the next offset that is not in the view yet."""

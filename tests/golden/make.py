@@ -79,6 +79,73 @@ def _key_record(index):
     }
 
 
+def chosen():
+    """20 key records of a derived, a chosen and an imported track each, and the imported key as it travels."""
+    return [_mixed_record(index) for index in range(20)]
+
+
+def _mixed_record(index):
+    organization, asset, root_version, intake_epoch = (
+        ("demo", "studio-7")[index % 2],
+        _asset(index),
+        1 + index % 3,
+        1 + index % 2,
+    )
+    root, first = material(f"{organization} root {root_version}", 32), material(f"{organization} root 1", 32)
+    prk, k_fp = second.prk_of(root, organization, root_version), second.k_fp_of(first, organization)
+    kek, intake_kek = material(f"{organization} kek 1", 64), material(f"intake kek {intake_epoch}", 64)
+    kids = [material(f"{name} kid {index}", 16) for name in ("chosen", "imported")]
+    cek = material(f"imported cek {index}", 16)
+    iv = second.imported_iv_of(cek, organization, kids[1]) if index % 4 == 0 else material(f"imported iv {index}", 16)
+    keys = [
+        second.key_of(prk, (organization, asset, 1, None, "cbcs", "SD", root_version, None)),
+        (kids[0], *second.chosen_of(prk, organization, kids[0])),
+        (kids[1], cek, iv),
+    ]
+    record = {
+        "organization": organization,
+        "asset": asset,
+        "key_version": 1,
+        "root_version": root_version,
+        "period": None,
+        "start": None,
+        "end": None,
+        "generation": 0,
+        "offset": index,
+        "kek_epoch": 1,
+    }
+    names = (("SD", "cbcs", "DERIVED"), ("HD", "cenc", "CHOSEN"), ("AUDIO", "cbcs", "IMPORTED"))
+    fps = [second.fingerprint_of(k_fp, kid, key) for kid, key, _ in keys]
+    tracks = [(kid, fp, *name) for (kid, _, _), fp, name in zip(keys, fps, names, strict=True)]
+    wrapped = second.siv_encrypt(
+        kek, b"".join(key + iv for _, key, iv in keys), [second.associated_data_of(record, tracks)]
+    )
+    named = [("SD", "cbcs"), ("HD", "cenc", kids[0]), ("AUDIO", "cbcs", kids[1])]
+    return record | {
+        "root": root.hex(),
+        "first_root": first.hex(),
+        "kek": kek.hex(),
+        "intake_epoch": intake_epoch,
+        "intake_kek": intake_kek.hex(),
+        "iv_given": index % 4 != 0,
+        "intake_wrapped": second.imported_of(intake_kek, organization, kids[1], intake_epoch, cek, iv).hex(),
+        "digest": second.digest_of(organization, asset, 1, root_version, None, None, named).hex(),
+        "tracks": [
+            {
+                "kid": kid.hex(),
+                "cek": key.hex(),
+                "iv": one.hex(),
+                "fp": fp.hex(),
+                "label": name[0],
+                "scheme": name[1],
+                "origin": name[2],
+            }
+            for (kid, key, one), fp, name in zip(keys, fps, names, strict=True)
+        ],
+        "wrapped": wrapped.hex(),
+    }
+
+
 def _asset(index):
     return (f"title-{index:03d}", f"urn:show~{index}@s01.e{index}", "x" * 128, "hex:" + material("id", 16).hex())[
         index % 4
@@ -192,7 +259,7 @@ def _asset_of(content_id):
     return "hex:" + content_id.hex()
 
 
-MADE = (keys, partitions, ids, verdicts.records, verdicts.events)
+MADE = (keys, chosen, partitions, ids, verdicts.records, verdicts.events)
 
 
 def written():

@@ -62,16 +62,32 @@ def key_of(prk, ident):
     return kid, cek, iv
 
 
+def chosen_of(prk, organization, kid):
+    """CEK and IV of a KID that the caller chose."""
+    both = expand(prk, parts("keymill/chosen/v1", organization, kid), 32)
+    return both[:16], both[16:]
+
+
+def imported_iv_of(cek, organization, kid):
+    """The IV of an imported key that came without one."""
+    return mac(cek, parts("keymill/imported-iv/v1", organization, kid))[:16]
+
+
+def imported_of(intake_kek, organization, kid, intake_epoch, cek, iv):
+    """A key as its event carries it."""
+    return siv_encrypt(intake_kek, cek + iv, [parts("keymill/intake/v1", organization, kid, intake_epoch)])
+
+
 def fingerprint_of(k_fp, kid, cek):
     """What is published about a CEK."""
     return mac(k_fp, kid + cek)[:16]
 
 
 def digest_of(organization, asset, key_version, root_version, salt, period, tracks):
-    """Name of a key record; *tracks*: (label, scheme) in order."""
+    """Name of a key record; *tracks*: (label, scheme) in order, with the KID where the caller named it."""
     values = ["keymill/key-set/v1", organization, asset, key_version, root_version, salt, period]
-    for label, scheme in tracks:
-        values += [label, scheme, None]
+    for label, scheme, *kid in tracks:
+        values += [label, scheme, *(kid or [None])]
     return hashlib.sha256(parts(*values)).digest()[:16]
 
 

@@ -13,11 +13,11 @@ from keymill.errors import InvalidRecord, UnknownKey
 from keymill.kms.keyring import Keyring
 from schemas.codec import decode, encode
 from schemas.framing import decode_event
-from schemas.records import AssetRecord
 from streams.decide import Decider
-from streams.runs import RawRecord, Run
+from streams.runs import RawRecord
 from tests.fakes import MemoryKms
 from tests.golden import verdicts
+from tests.known import MemoryKnown, decide
 
 FOLDER = files("schemas").joinpath("golden")
 RECORDS = json.loads(FOLDER.joinpath("records.json").read_text())
@@ -41,16 +41,6 @@ def test_a_value_gets_its_verdict(case):
     assert time.perf_counter() - before < QUICK_S
 
 
-class Nothing:
-    """A view that holds nothing."""
-
-    def asset(self, organization: str, asset: str) -> AssetRecord | None:
-        return None
-
-    def has(self, record_key: bytes) -> bool:
-        return False
-
-
 def registry(number: int) -> str:
     """A schema registry with one schema."""
     if number != 7:
@@ -71,8 +61,7 @@ def test_an_event_gets_its_verdict(case):
         partitions=verdicts.PARTITIONS,
         generation=0,
     )
-    decided = decider.begin(Run("drm.assets.v1", case["partition"], 1, 1, 5, 6, [record], 100))
-    decider.record(record, decided, Nothing())
+    decided = decide(decider, MemoryKnown(), record)
     if case["verdict"] == "accepted":
         assert decided.dead_letters == []
         assert len(decided.assets) == 1

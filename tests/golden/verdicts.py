@@ -266,7 +266,27 @@ def events():
             framed("asset_event", event("AssetRevoked", reason=None)),
             _no("unknown_asset", "asset"),
         ),
-        _event("a chosen KID", framed("asset_event", chosen), _no("chosen_kid", "tracks.kid")),
+        _event("a chosen KID", framed("asset_event", chosen), OK),
+        _event(
+            "a key without its KID",
+            framed("asset_event", ingested(tracks=[track("SD", imported=_IMPORTED)])),
+            _no("invalid_record", "tracks.kid"),
+        ),
+        _event(
+            "a key that does not open",
+            framed("asset_event", ingested(tracks=[track("SD", kid=b"k" * 16, imported=_IMPORTED)])),
+            _no("imported_key", "tracks.imported"),
+        ),
+        _event(
+            "a chosen KID for crypto periods",
+            framed("asset_event", ingested(tracks=[track("SD", kid=b"k" * 16)], periods=_PERIODS)),
+            _no("kid_with_periods", "tracks.kid"),
+        ),
+        _event(
+            "one KID for clear-key HLS and a protected track",
+            framed("asset_event", ingested(tracks=[track("SD", kid=b"k" * 16), track("HLS_AES128", kid=b"k" * 16)])),
+            _no("clear_key_shared", "tracks.kid"),
+        ),
         _event("periods beyond the calendar", framed("asset_event", clock), _no("invalid_record", "periods")),
         _event("JSON without its content type", json.dumps(plain).encode(), _no("invalid_record", "value")),
         _event(
@@ -316,6 +336,10 @@ def events():
         ),
         _event("half a Confluent header", b"\x00\x00", _no("invalid_record", "value")),
     ]
+
+
+_IMPORTED = {"intake_epoch": 1, "wrapped": b"w" * 48, "fp": b"f" * 16}
+_PERIODS = {"first_index": 0, "count": 1, "period_s": 10, "start": NOW}
 
 
 def _json(value):

@@ -6,15 +6,19 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from keymill.core.claims import claims_of
 from keymill.errors import NotReady, Unavailable
+from keymill.kafka.outgoing import Outgoing
 from keymill.kafka.positions import Slot
 from keymill.kms.keyring import Keyring
 from keymill.telemetry import REQUEST_ID_HEADER
 from schemas import framing, topics
 from schemas.codec import decode, encode
-from schemas.ids import asset_key, is_key_set
+from schemas.events import TrackWish
+from schemas.ids import asset_key, claim_key, is_key_set
 from schemas.partition import partition_for
-from schemas.records import AssetRecord, DeadLetter
+from schemas.records import AssetRecord, Claim, DeadLetter, KeyRecord
+from schemas.values import LogPosition
 from streams.decide import Decider
 from streams.provision import Provisioner
 from streams.runs import RawRecord, Run
@@ -23,6 +27,7 @@ from tests.builders import NOW, assign, folded, ingest, rotate
 from tests.fakes import MemoryKms
 
 KEYS, DEAD_LETTERS, ASSETS = topics.KEYS.name, topics.DEAD_LETTERS.name, topics.ASSETS.name
+CLAIMS = topics.CLAIMS.name
 
 
 class Rig(AgentRig):
@@ -38,6 +43,7 @@ class Rig(AgentRig):
             decider=Decider(Keyring(MemoryKms()), framing.decode_event, partitions=PARTITIONS, generation=0),
             owner=self.owner_by(topics.ASSETS),
             partitions=PARTITIONS,
+            claimant=self.claimant(),
         )
 
     def forge(self, record: AssetRecord) -> None:
@@ -414,3 +420,71 @@ def test_owned_partitions_are_those_of_the_asset_topic(rig: Rig) -> None:
     """Other topics' assignments say nothing about the key topic."""
     rig.provisioner.owner.assigned([(ASSETS, 1), (KEYS, 2), (ASSETS, 3)])
     assert frozenset({1, 3}) == rig.provisioner.owner._owned
+
+
+KID = b"k" * 16
+CHOSEN = ingest(tracks=(TrackWish(label="SD", kid=KID), TrackWish(label="HD")))
+
+
+def test_claims_are_read_back_before_anything_else_is_sent(rig: Rig) -> None:
+    """A run that names KIDs claims them first; while the claims are not in the view, nothing follows them."""
+
+    async def scenario() -> None:
+        async with under_way(rig.provisioner.handle(run_of(CHOSEN, b"junk"))) as task:
+            assert [[CLAIMS]] == [[record.topic for record in batch] for batch in rig.publisher.batches]
+            rig.follow()
+            await task
+        assert [CLAIMS, DEAD_LETTERS, KEYS, KEYS] == [each.topic for batch in rig.publisher.batches for each in batch]
+
+    bounded(scenario())
+
+
+def test_the_first_claim_wins_whoever_made_it(rig: Rig) -> None:
+    """Another processor's claim, not in the view yet, stands at a lower offset: this run's event is refused."""
+    theirs = msgspec.structs.replace(claim_of(CHOSEN), asset="theirs", event=LogPosition(generation=0, offset=77))
+    bounded(rig.publisher.publish([Outgoing(topic=CLAIMS, record_key=claim_key("demo", KID), value=encode(theirs))]))
+    rig.follow_until(rig.provisioner.handle(run_of(CHOSEN)))
+    (letter,) = [decode(record.value, DeadLetter) for record in rig.sent(DEAD_LETTERS)]
+    assert "kid_taken" == letter.reason
+    assert "offset 77" in letter.message
+    assert [] == rig.sent(KEYS)
+
+
+def test_a_zombies_claim_for_the_same_event_is_as_good(rig: Rig, tmp_path: Path) -> None:
+    """Two processors with one partition claim twice; both write the same records."""
+    rig.follow_until(rig.provisioner.handle(run_of(CHOSEN)))
+    other = Rig(tmp_path / "zombie")
+    try:
+        bounded(other.publisher.publish(rig.sent(CLAIMS)))
+        other.follow_until(other.provisioner.handle(run_of(CHOSEN)))
+        assert 2 == len(other.sent(CLAIMS))
+        assert [record.value for record in rig.sent(KEYS)] == [record.value for record in other.sent(KEYS)]
+    finally:
+        other.close()
+
+
+def test_a_claim_waits_for_the_keys_that_were_there(rig: Rig) -> None:
+    """A derived KID of another asset that the view has not read yet is refused all the same."""
+    other = ingest("SD", asset="other")
+    bounded(rig.provisioner.handle(run_of(other, partition=partition_for(asset_key("demo", "other"), PARTITIONS))))
+    own = decode(rig.sent(KEYS)[0].value, KeyRecord).tracks[0].kid
+
+    async def scenario() -> None:
+        named = ingest(tracks=(TrackWish(label="SD", kid=own),))
+        async with under_way(rig.provisioner.handle(run_of(named))) as task:
+            rig.follow(limit=0)
+            await asyncio.sleep(0.05)
+            assert not task.done()
+            rig.follow()
+            await task
+
+    bounded(scenario())
+    (letter,) = [decode(record.value, DeadLetter) for record in rig.sent(DEAD_LETTERS)]
+    assert "kid_taken" == letter.reason
+    assert "asset other" in letter.message
+
+
+def claim_of(event) -> Claim:
+    """What an event's first KID is claimed by."""
+    asset = folded(event)
+    return claims_of(event, asset, asset.applied)[KID]

@@ -16,6 +16,7 @@ from keymill.snapshot.state import Heartbeat, HeartbeatFile, boot_id
 from keymill.snapshot.writer import SnapshotWriter
 from schemas import framing, topics
 from schemas.codec import encode
+from streams.claimant import Claimant
 from streams.decide import Decider
 from streams.provision import Provisioner
 from tests.fakes import MemoryKms
@@ -48,6 +49,7 @@ class Owner:
                 end_offset=self.ends.__getitem__,
             ),
             partitions=PARTITIONS,
+            claimant=Claimant(self.reader, self, key_ends=dict, partitions=PARTITIONS),  # type: ignore[arg-type]
         )
 
     async def publish(self, records: Sequence[Outgoing]) -> list[int]:

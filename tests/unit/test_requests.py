@@ -12,7 +12,7 @@ from keymill.errors import Misconfigured, NotReady
 from keymill.kms.keyring import Keyring
 from schemas import framing, topics
 from schemas.codec import decode, encode
-from schemas.events import AssetEvent
+from schemas.events import AssetEvent, TrackWish
 from schemas.ids import asset_key, is_key_set
 from schemas.operations import OwnerRequest, RequestKind
 from schemas.records import DeadLetter, KeyRecord
@@ -22,7 +22,7 @@ from streams.requests import Requester
 from streams.reread import clusters
 from streams.runs import RawRecord, Run
 from tests.agent_rig import PARTITIONS, AgentRig, bounded, under_way
-from tests.builders import NOW, assign, folded, ingest, rotate
+from tests.builders import NOW, assign, folded, imported, ingest, rotate
 from tests.fakes import MemoryKms
 
 KEYS, LETTERS, ASSETS, REQUESTS = (
@@ -43,7 +43,7 @@ class Rig(AgentRig):
         self.asked: list[list[int]] = []
         owner = self.owner_by(topics.ASSETS)
         decider = decide.Decider(self.keyring, framing.decode_event, partitions=PARTITIONS, generation=0)
-        self.provisioner = Provisioner(decider=decider, owner=owner, partitions=PARTITIONS)
+        self.provisioner = Provisioner(decider=decider, owner=owner, partitions=PARTITIONS, claimant=self.claimant())
         self.requester = Requester(
             decider=decide_requests.Decider(
                 self.keyring, decider, partitions=PARTITIONS, generation=0, asset_generation=0
@@ -290,3 +290,21 @@ def test_offsets_far_apart_are_read_apart() -> None:
     """What lies between two near offsets is read and dropped, between two far ones it is not read."""
     assert [[0, 5], [100, 101], [300]] == list(clusters([0, 5, 100, 101, 300], near=50))
     assert [] == list(clusters([], near=50))
+
+
+def test_chosen_and_imported_keys_are_published_again_from_claims_and_events(tmp_path: Path, rig: Rig) -> None:
+    """After the key topic is lost, byte for byte; without their claims nothing is written."""
+    kid, other = b"k" * 16, b"l" * 16
+    wishes = (TrackWish(label="SD", kid=kid), TrackWish(label="HD", kid=other, imported=imported(other, b"c" * 16)))
+    rig.log(ingest(tracks=wishes), rotate(2))
+    rig.follow_until(rig.provisioner.handle(Run(ASSETS, HERE, 1, 1, 0, 2, rig.events, 1)))
+    for claims in (rig.sent(topics.CLAIMS.name), []):
+        lost = Rig(tmp_path / f"lost-{len(claims)}")
+        lost.events = rig.events
+        bounded(lost.publisher.publish(claims))
+        lost.follow()
+        letters = lost.ask(repair(0, 1))
+        lost.follow()
+        assert bool(letters) == (not claims)
+        assert lost.key_records() == (rig.key_records() if claims else [])
+        lost.close()

@@ -134,13 +134,6 @@ def test_a_version_holds_no_more_tracks_than_a_key_record():
     assert (refused.value.field, refused.value.code) == ("tracks", "too_many_tracks")
 
 
-def test_chosen_kids_are_refused_for_now():
-    """A KID that the caller names needs a claim, which a later work brings."""
-    with pytest.raises(Reject) as refused:
-        fold(ingest(tracks=(TrackWish(label="SD", kid=b"k" * 16),)), at=at(0), held=None, root_version=1)
-    assert (refused.value.field, refused.value.code) == ("tracks.kid", "chosen_kid")
-
-
 def test_periods_extend_both_ways_and_never_shrink():
     """Each request only ever widens the span."""
     spans = []

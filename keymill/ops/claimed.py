@@ -1,0 +1,28 @@
+"""Who has which KID, as the claims log says: read whole, the first claim of each KID."""
+
+from keymill.errors import InvalidRecord
+from keymill.kafka.admin import end_offsets
+from keymill.kafka.scan import Scanner
+from schemas import topics
+from schemas.codec import decode
+from schemas.ids import claim_key
+from schemas.records import Claim
+
+
+def winners_of(scanner: Scanner, bootstrap: str) -> dict[tuple[str, bytes], Claim]:
+    """The claim that won, by organization and KID. What cannot be read, or stands under another key, is passed over."""
+    winners: dict[tuple[str, bytes], Claim] = {}
+    for partition, end in end_offsets(bootstrap, topics.CLAIMS.name).items():
+        for message in scanner.read(topics.CLAIMS.name, partition, end=end):
+            claim = _claim(message.key(), message.value())
+            if claim is not None:
+                winners.setdefault((claim.organization, claim.kid), claim)
+    return winners
+
+
+def _claim(record_key: bytes | None, value: bytes | None) -> Claim | None:
+    try:
+        claim = decode(value or b"", Claim)
+    except InvalidRecord:
+        return None
+    return claim if record_key == claim_key(claim.organization, claim.kid) else None

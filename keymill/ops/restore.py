@@ -67,7 +67,8 @@ def restore(
     if apply and not refused:
         if keys is not None:
             keys = key_changes(loaded.keys_path, saved, apply=True)
-        if topics is not None:
+            refused = bool(keys.contradictions)  # somebody may have made an organization since the plan
+        if topics is not None and not refused:
             apply_topics(bootstrap_of(loaded), saved, loaded.replicas, overwrite=overwrite, least=generation)
     _tell(keys, topics, applied=apply and not refused, as_json=as_json)
     work = bool(keys and keys.added) or bool(topics and topics.work)
@@ -87,7 +88,7 @@ def _tell(keys: "KeyChanges | None", topics: "TopicChanges | None", *, applied: 
     elif not applied and (bool(keys and keys.added) or bool(topics and topics.work)):
         typer.echo("nothing is written yet: repeat with --apply")
     elif applied:
-        typer.echo("restored: start the programs again")
+        typer.echo("restored")
 
 
 def _of_keys(keys: "KeyChanges | None") -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""The topics' part of a restore: created where missing, their generations recorded, then what they lack published."""
+"""The topics' part of a restore: created where missing, what they lack published, their generations recorded."""
 
 import time
 from collections import Counter
@@ -53,20 +53,21 @@ def topic_changes(bootstrap: str, saved: Saved, *, overwrite: bool, least: int) 
 
 def apply_topics(bootstrap: str, saved: Saved, replicas: int, *, overwrite: bool, least: int) -> list[RecordCount]:
     """
-    Do it: create, record the generations, publish. Safe to repeat, also after a kill between two steps.
+    Do it: create, publish, and when all is there record the generations. Safe to repeat, also after a kill in between.
 
-    New topics are adopted before anything is published, as generation 0 for a moment: programs are to be started
-    afterwards.
+    In this order since a view that waits for a lost topic's successor takes it over as soon as it is adopted: it must
+    be whole by then.
     """
     partitions = {each.topic: each.partitions for each in saved.adoptions}
     create_topics(bootstrap, partitions=partitions[ASSETS.name], replicas=replicas)
     states = describe(bootstrap, BY_NAME)
+    with application(bootstrap, {name: state.partitions for name, state in states.items()}) as changes:
+        counts = _records(bootstrap, saved, states, changes, overwrite=overwrite)
     now = int(time.time() * 1000)
     adoptions = [_adoption(each, now) for each in _renewals(bootstrap, saved, states, least)]
     if adoptions:
         record_adoptions(bootstrap, states[STATUS.name].partitions, adoptions)
-    with application(bootstrap, {name: state.partitions for name, state in states.items()}) as changes:
-        return _records(bootstrap, saved, states, changes, overwrite=overwrite)
+    return counts
 
 
 def _renewals(bootstrap: str, saved: Saved, states: dict[str, TopicState], least: int) -> Iterable[Renewal]:

@@ -1,6 +1,7 @@
 """What a backup holds: read from the topics up to their ends of this moment, then from the key file."""
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -132,6 +133,7 @@ def _organizations(content: Content) -> Iterator[OrganizationKeys]:
 def _topics(
     adoptions: Iterable[TopicAdopted], records: Sequence[SavedRecord], ends: Mapping[str, Mapping[int, int]]
 ) -> Iterator[SavedTopic]:
+    counts = Counter(record.topic for record in records)
     for adopted in sorted(adoptions, key=lambda each: each.topic):
         yield SavedTopic(
             topic=adopted.topic,
@@ -139,5 +141,5 @@ def _topics(
             generation=adopted.generation,
             partitions=adopted.partitions,
             ends=tuple(end for _, end in sorted(ends.get(adopted.topic, {}).items())),
-            records=sum(record.topic == adopted.topic for record in records),
+            records=counts[adopted.topic],
         )

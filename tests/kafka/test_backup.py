@@ -14,7 +14,9 @@ import msgspec
 import pytest
 
 from keymill.kafka.admin import describe, end_offsets, load_adoptions
+from keymill.kafka.scan import scan_partition
 from keymill.kms.keyfile_format import Content
+from keymill.kms.rotation import activate_kek, add_intake_kek, add_kek, add_root, retire_keks
 from keymill.ops import access
 from keymill.ops.supervise import Child
 from keymill.ops.tokens import ensure_token_key, put_service
@@ -112,6 +114,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Before]:
         with programs(kafka.bootstrap, data, "proxy") as started:
             token = issued.stdout.strip()
             answer = eventually(lambda: _served(licensed(started["proxy"], film, token)))
+            _rotate(data / "keys.json")
             backed_up = keymill(
                 "backup", folder / "keys.backup", *recipients, "--quorum", "2", "--data", data, *brokers, "--json"
             )
@@ -119,6 +122,16 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Before]:
         output += [done.stdout + done.stderr for done in (*people.values(), backed_up)]
         ids = {name: state.topic_id for name, state in describe(kafka.bootstrap, BY_NAME).items()}
         yield Before(folder, rig, film, token, answer, ids, json.loads(backed_up.stdout), "".join(output))
+
+
+def _rotate(key_file: Path) -> None:
+    """A retired epoch, under which the credentials are wrapped, an active and an announced one; a root for later."""
+    for _ in range(2):
+        activate_kek(key_file, ORGANIZATION, add_kek(key_file, ORGANIZATION))
+    retire_keks(key_file, ORGANIZATION, below=2)
+    add_kek(key_file, ORGANIZATION)
+    add_intake_kek(key_file)
+    add_root(key_file, ORGANIZATION, int(time.time() * 1000) + 2 * 3_600_000, now_ms=int(time.time() * 1000))
 
 
 def _served(answer: httpx.Response) -> bytes | None:
@@ -134,7 +147,9 @@ def test_a_backup_is_verified_and_shown_without_brokers(before: Before) -> None:
     counts = {each["topic"]: each["records"] for each in shown["header"]["topics"] if each["ends"]}
     assert {topics.CREDENTIALS.name: 6, topics.SERVICES.name: 1, topics.ENTITLEMENTS.name: 2} == counts
     assert before.topic_ids == {each["topic"]: each["topic_id"] for each in shown["header"]["topics"]}
-    assert [ORGANIZATION, "other"] == [each["organization"] for each in shown["header"]["organizations"]]
+    own, other = shown["header"]["organizations"]
+    assert {"organization": ORGANIZATION, "root_versions": [1, 2], "kek_epochs": [1, 2, 3, 4]} == own
+    assert ("other", [1, 2]) == (other["organization"], shown["header"]["intake_epochs"])
     assert keymill("backup", "verify", before.file, *before.identities, "--sha256", "0" * 64).returncode == 4
     alone = keymill("backup", "verify", before.file, *before.identities[:2])
     assert (2, True) == (alone.returncode, "it takes the identities of 2 of" in alone.stderr)
@@ -170,8 +185,17 @@ def test_after_the_loss_of_everything_players_get_the_same_keys(before: Before, 
         assert (before.rig.data / "keys.json").read_bytes() == (data / "keys.json").read_bytes()
         adopted = load_adoptions(kafka.bootstrap)
         assert dict.fromkeys(BY_NAME, 1) == {name: each.generation for name, each in adopted.items()}
+        assert min(each.adopted for each in adopted.values()) >= _last_time(kafka.bootstrap, topics.CREDENTIALS.name)
         _same_for_callers(before, kafka.bootstrap, data)
         _nothing_secret(before, [plan.stdout, plan.stderr, done.stdout, done.stderr, json.dumps(again)])
+
+
+def _last_time(bootstrap: str, topic: str) -> int:
+    """When the last record came: what was waiting for the topic takes it over no earlier."""
+    ends = end_offsets(bootstrap, topic).items()
+    found = [each.timestamp()[1] for number, end in ends for each in scan_partition(bootstrap, topic, number, end=end)]
+    assert len(found) == 6
+    return max(found)
 
 
 def _same_for_callers(before: Before, bootstrap: str, data: Path) -> None:
@@ -198,6 +222,6 @@ def _nothing_secret(before: Before, texts: list[str]) -> None:
         keys += [base64.b64decode(each.key) for each in (*group.roots, *group.keks)]
     private = [(before.folder / f"{name}.key").read_text().split()[-1].encode() for name in PEOPLE]
     needles = {spelt for key in (*keys, *private) for spelt in spellings(key)}
-    assert len(keys) >= 5
+    assert len(keys) == 2 + (2 + 4) + (1 + 1)
     for text in (before.file.read_bytes(), before.output.encode(), *(each.encode() for each in texts)):
         assert not [needle for needle in needles if needle in text]

@@ -32,6 +32,7 @@ from keymill.ops.recipients import (
     read_identity,
 )
 from schemas.records import TopicAdopted
+from tests.golden import backup as golden
 
 records = st.builds(
     SavedRecord,
@@ -257,3 +258,11 @@ def test_a_file_without_an_identity_is_the_caller_s_mistake(tmp_path: Path, cont
             read(path)
     with pytest.raises(Misconfigured, match="no such file"):
         read_identity(tmp_path / "absent")
+
+
+def test_a_file_of_every_format_ever_written_opens() -> None:
+    """Backups are opened years later, by what keymill is then."""
+    sealed = read_backup(golden.FILE)
+    assert golden.HEADER == sealed.header
+    for pair in itertools.combinations(golden.PEOPLE, 2):
+        assert golden.SAVED == open_backup(sealed, pair)

@@ -59,7 +59,7 @@ def save(
 
     Programs may go on. Exit code 1 when a saved secret does not open with the saved keys; the file is there then too.
     """
-    from keymill.ops.backup_file import write_backup
+    from keymill.ops.backup_file import taken, write_backup
     from keymill.ops.checking import problems
     from keymill.ops.recipients import find_recipient
     from keymill.ops.saving import gather
@@ -67,6 +67,8 @@ def save(
 
     recipients = [find_recipient(each) for each in recipient]
     check_group(recipients, quorum)
+    if file.exists():
+        raise taken(file)  # now, and not after everything was read
     loaded = load(Settings, file=settings, data=data, bootstrap=bootstrap, key_file=key_file)
     gathered = gather(bootstrap_of(loaded), loaded.keys_path, recipients, quorum)
     found = list(problems(gathered.content, gathered.saved.records))

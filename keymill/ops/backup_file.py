@@ -100,8 +100,6 @@ def write_backup(path: Path, header: Header, saved: Saved) -> str:
     """
     pieces = _pieces(header, saved)
     digest, fresh = hashlib.sha256(), path.with_name(f".{path.name}.{os.getpid()}")
-    if path.exists():
-        raise _taken(path)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -112,7 +110,7 @@ def write_backup(path: Path, header: Header, saved: Saved) -> str:
             os.fsync(file.fileno())
         os.link(fresh, path)  # unlike a rename, it never replaces what has appeared there meanwhile
     except FileExistsError:
-        raise _taken(path) from None
+        raise taken(path) from None
     finally:
         with suppress(FileNotFoundError):
             fresh.unlink()
@@ -198,7 +196,8 @@ def _part(data: bytes) -> tuple[bytes, bytes]:
     return data[4 : 4 + size], data[4 + size :]
 
 
-def _taken(path: Path) -> Misconfigured:
+def taken(path: Path) -> Misconfigured:
+    """What is raised instead of overwriting a backup."""
     return Misconfigured(f"{path} exists: a backup is never overwritten, name a new file")
 
 

@@ -87,7 +87,6 @@ def make_identity(path: Path) -> Identity:
     except FileExistsError:
         raise Misconfigured(f"{path} exists: an identity is never overwritten, name a new file") from None
     with os.fdopen(descriptor, "w") as file:
-        os.fchmod(descriptor, 0o600)
         file.write("\n".join(lines) + "\n")
         file.flush()
         os.fsync(descriptor)
@@ -104,8 +103,8 @@ def _bytes(prefix: str, word: str, field: str) -> bytes:
         decoded = base64.b32decode(word.removeprefix(prefix).upper() + _PADDING)
     except ValueError:
         decoded = b""
-    key, check = decoded[:KEY_SIZE], decoded[KEY_SIZE:]
-    if len(decoded) != KEY_SIZE + CHECK_SIZE or check != _check(prefix, key) or _word(prefix, key) != word:
+    key = decoded[:KEY_SIZE]
+    if len(key) != KEY_SIZE or _word(prefix, key) != word:
         raise InvalidRecord(f"the {field} ({prefix}…) is mistyped: its checksum does not fit", field=field)
     return key
 

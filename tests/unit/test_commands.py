@@ -15,6 +15,7 @@ import typer
 from keymill.config import Settings
 from keymill.ops.address import FILE, bootstrap_of, write_address
 from keymill.ops.cli import app
+from tests.golden.backup import PEOPLE
 
 NOBODY = "127.0.0.1:1"
 
@@ -115,6 +116,7 @@ def test_config_show_prints_what_is_in_force(tmp_path: Path) -> None:
         (["topics", "show"], "no brokers are named"),
         (["backup", "a.backup", "--recipient", "kmpub1x"], "mistyped"),
         (["backup", "save", "a.backup", "--recipient", "absent"], "no such file"),
+        (["backup", "save", "a.backup", "--recipient", PEOPLE[0].recipient, "--quorum", "2"], "quorum is 1 to 1"),
         (["backup", "verify", "absent", "--identity", "absent"], "absent"),
         (["restore", "absent", "--identity", "absent"], "absent"),
     ],
@@ -134,6 +136,16 @@ def every_command(group: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any
             yield from every_command(command, *path, name)
         else:
             yield (*path, name), command
+
+
+def test_a_backup_that_exists_is_seen_before_anything_is_read(tmp_path: Path) -> None:
+    """Without brokers too; `keymill backup FILE` is `keymill backup save FILE`."""
+    file = tmp_path / "keys.backup"
+    file.write_text("an older one")
+    for command in (("backup",), ("backup", "save")):
+        done = keymill(*command, file, "--recipient", PEOPLE[0].recipient, "--bootstrap", NOBODY)
+        assert (2, True) == (done.returncode, "never overwritten" in done.stderr), done.stderr
+    assert "an older one" == file.read_text()
 
 
 def test_every_command_takes_the_settings_file() -> None:

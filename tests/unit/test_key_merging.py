@@ -172,6 +172,8 @@ def test_an_older_file_gets_what_it_lacks(path: Path) -> None:
     add_organization(path, "globex")
     saved, newer = saved_of(path), read_file(path)[0]
     path.write_bytes(older)
+    assert ("organization globex",) == key_changes(path, saved, apply=False).added
+    assert older == path.read_bytes()
     assert ("organization globex",) == key_changes(path, saved, apply=True).added
     assert newer == read_file(path)[0]
     assert ("acme", "globex") == KeyFile(path).organizations()

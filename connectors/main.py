@@ -9,6 +9,7 @@ from typing import Final
 from connectors.contract import Source
 from connectors.manifest import Manifest
 from connectors.runner import relay
+from connectors.standing import standing
 from keymill import telemetry
 from keymill.config import ConnectSettings
 from keymill.errors import Misconfigured
@@ -36,7 +37,7 @@ def run(name: str, settings: ConnectSettings, *, once: bool = False) -> int:
         signal.signal(number, lambda *_: stop.set())
     adopted = require_topics(settings.bootstrap, [topics.ASSETS.name])
     publisher = Publisher(settings.bootstrap, {topic: each.partitions for topic, each in adopted.items()})
-    with closing(SOURCES[name](settings)) as source, closing(publisher):
+    with closing(SOURCES[name](settings)) as source, closing(publisher), standing(name, settings, stop):
         log.info("connector started", connector=name)
         relay(source, publisher, stop=stop, poll_s=settings.poll_s, once=once)
     log.info("connector stopped", connector=name)

@@ -8,18 +8,15 @@ not hold. docs/settings.md is generated from these classes.
 
 import ipaddress
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from keymill import upstream_rules
+from keymill import config_sources, upstream_rules
 from keymill.errors import Misconfigured
 from keymill.upstream_settings import Upstream
-
-PREFIX: Final = "KEYMILL_"
 
 
 class Settings(BaseModel):
@@ -39,6 +36,13 @@ class Settings(BaseModel):
     partitions: int = Field(12, ge=1, le=1000, description="partitions of topics that are created; frozen afterwards")
     host: str = Field("127.0.0.1", description="address the program's HTTP server listens on")
     map_size_gib: int = Field(64, ge=1, le=4096, description="GiB, upper bound of a view's sparse LMDB map")
+    instance_id: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9._-]{0,128}$",
+        description="name of a program in its reports, unique among those of its kind; host name and a hash of the "
+        "data folder if empty. A processor that has one is a static member of its group under it",
+    )
+    report_s: float = Field(5.0, ge=0.5, le=300, description="seconds between two reports to `drm.status.v1`")
     stop_timeout_s: int = Field(
         20, ge=1, le=600, description="seconds a program may take to finish what it began when stopped"
     )
@@ -77,7 +81,6 @@ class ProcessorSettings(Settings):
         0, ge=0, le=65535, description="port of /healthz, /readyz and /metrics; 0 takes a free one"
     )
     group: str = Field("keymill-processor", description="Kafka consumer group of the processors")
-    instance_id: str = Field("", description="static group membership id, unique per processor; none if empty")
     session_timeout_s: int = Field(
         45, ge=6, le=1800, description="seconds after which the group gives a silent processor's partitions away"
     )
@@ -158,6 +161,9 @@ class ConnectSettings(Settings):
 
     manifest_dir: Path | None = Field(None, description="folder whose *.jsonl files the manifest connector reads")
     poll_s: float = Field(1.0, gt=0, le=3600, description="seconds between two looks at the source")
+    connect_port: int = Field(
+        0, ge=0, le=65535, description="port of a connector's /healthz, /readyz and /metrics; 0 takes a free one"
+    )
 
 
 class UpSettings(ProcessorSettings, GatewaySettings, ProxySettings):
@@ -190,60 +196,11 @@ def load(kind: type[S], *, file: Path | None = None, environ: Mapping[str, str] 
         Misconfigured: an unknown variable or member, or a value out of range; the message names it.
     """
     environment = os.environ if environ is None else environ
-    values = _from_file(file, kind) if file else {}
-    values |= _from_environment(environment, kind)
+    members, known = set(kind.model_fields), {name for each in PROGRAMS.values() for name in each.model_fields}
+    values = config_sources.from_file(file, members, known) if file else {}
+    values |= config_sources.from_environment(environment, members, known)
     values |= {name: value for name, value in given.items() if value is not None}
     try:
         return kind(**values)
     except ValidationError as error:
-        raise Misconfigured(_worded(error)) from None
-
-
-TABLES: Final = frozenset({"upstreams"})
-"""Settings that only the file can hold."""
-OTHER_VARIABLES: Final = frozenset({"KEYMILL_SETTINGS", "KEYMILL_CHROMIUM"})
-"""Variables that no settings class holds: the settings file itself, and the demo's browser."""
-
-
-def _known_names() -> set[str]:
-    return {name for kind in PROGRAMS.values() for name in kind.model_fields}
-
-
-def _from_environment(environ: Mapping[str, str], kind: type[Settings]) -> dict[str, Any]:
-    known = _known_names()
-    values: dict[str, Any] = {}
-    for variable, value in environ.items():
-        if not variable.startswith(PREFIX) or variable in OTHER_VARIABLES or variable.startswith(f"{PREFIX}TEST_"):
-            continue
-        name = variable.removeprefix(PREFIX).lower()
-        if name not in known:
-            raise Misconfigured(f"{variable} is no setting of keymill: see docs/settings.md, or unset it")
-        if name in TABLES and value:
-            raise Misconfigured(f"{variable}: {name} are tables of the settings file, no variable can hold them")
-        if name in kind.model_fields and value:  # empty is how a compose file leaves a variable out
-            values[name] = value
-    return values
-
-
-def _from_file(file: Path, kind: type[Settings]) -> dict[str, Any]:
-    try:
-        content = tomllib.loads(file.read_text())
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Misconfigured(f"settings file {file}: {error}") from None
-    unknown = set(content) - _known_names()
-    if unknown:
-        raise Misconfigured(
-            f"settings file {file}: {sorted(unknown)[0]} is no setting of keymill, see docs/settings.md"
-        )
-    return {name: value for name, value in content.items() if name in kind.model_fields}
-
-
-def _worded(error: ValidationError) -> str:
-    """The first mistake, with the setting's name; never what was given, which may be a secret."""
-    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    place = [str(part) for part in first["loc"]]
-    if place[0] in TABLES:
-        place = place[:2] + place[3:]  # without the kind, by which pydantic chose the class
-    name = ".".join(place)
-    variable = "" if place[0] in TABLES else f" ({PREFIX}{name.upper()})"
-    return f"setting {name}{variable}: {first['msg'].removeprefix('Value error, ')}"
+        raise Misconfigured(config_sources.worded(error)) from None

@@ -5,7 +5,8 @@ from typing import Any
 
 from pydantic import BaseModel, SecretStr
 
-from keymill.config import PREFIX, TABLES, Settings
+from keymill.config import Settings
+from keymill.config_sources import PREFIX, TABLES
 from keymill.upstream_settings import REVEAL
 
 

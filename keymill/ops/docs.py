@@ -7,7 +7,8 @@ from typing import Final
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from keymill.config import PREFIX, PROGRAMS, TABLES
+from keymill.config import PROGRAMS
+from keymill.config_sources import PREFIX, TABLES
 from keymill.upstream_settings import KINDS
 from schemas.topics import CATALOGUE, PARTITIONS, PARTITIONS_PRODUCTION
 

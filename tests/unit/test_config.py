@@ -6,7 +6,6 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from keymill.config import (
-    OTHER_VARIABLES,
     PROGRAMS,
     ConnectSettings,
     GatewaySettings,
@@ -17,6 +16,7 @@ from keymill.config import (
     UpSettings,
     load,
 )
+from keymill.config_sources import OTHER_VARIABLES
 from keymill.errors import Misconfigured
 from keymill.settings_text import as_environment, masked
 

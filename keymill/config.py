@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from keymill import config_sources, upstream_rules
 from keymill.errors import Misconfigured
@@ -36,13 +36,6 @@ class Settings(BaseModel):
     partitions: int = Field(12, ge=1, le=1000, description="partitions of topics that are created; frozen afterwards")
     host: str = Field("127.0.0.1", description="address the program's HTTP server listens on")
     map_size_gib: int = Field(64, ge=1, le=4096, description="GiB, upper bound of a view's sparse LMDB map")
-    instance_id: str = Field(
-        "",
-        pattern=r"^[A-Za-z0-9._-]{0,128}$",
-        description="name of a program in its reports, unique among those of its kind; host name and a hash of the "
-        "data folder if empty. A processor that has one is a static member of its group under it",
-    )
-    report_s: float = Field(5.0, ge=0.5, le=300, description="seconds between two reports to `drm.status.v1`")
     stop_timeout_s: int = Field(
         20, ge=1, le=600, description="seconds a program may take to finish what it began when stopped"
     )
@@ -81,6 +74,7 @@ class ProcessorSettings(Settings):
         0, ge=0, le=65535, description="port of /healthz, /readyz and /metrics; 0 takes a free one"
     )
     group: str = Field("keymill-processor", description="Kafka consumer group of the processors")
+    instance_id: str = Field("", description="static group membership id, unique per processor; none if empty")
     session_timeout_s: int = Field(
         45, ge=6, le=1800, description="seconds after which the group gives a silent processor's partitions away"
     )
@@ -160,10 +154,21 @@ class ConnectSettings(Settings):
     """`keymill connect`."""
 
     manifest_dir: Path | None = Field(None, description="folder whose *.jsonl files the manifest connector reads")
-    poll_s: float = Field(1.0, gt=0, le=3600, description="seconds between two looks at the source")
-    connect_port: int = Field(
-        0, ge=0, le=65535, description="port of a connector's /healthz, /readyz and /metrics; 0 takes a free one"
+    poll_s: float = Field(1.0, gt=0, le=3600, description="seconds between two looks at the manifest folder")
+    archive_url: SecretStr = Field(
+        SecretStr(""), description="SQLAlchemy URL of the SQL archive; `archive.sqlite` in the data folder if empty"
     )
+    archive_batch: int = Field(5000, ge=1, le=100_000, description="records that one transaction of the archive takes")
+    outbox_url: SecretStr = Field(
+        SecretStr(""), description="SQLAlchemy URL of the database in which ingest systems write their outbox"
+    )
+    outbox_table: str = Field(
+        "keymill_outbox",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)?$",
+        description="the outbox's table, SCHEMA.TABLE where it has a schema",
+    )
+    outbox_poll_ms: int = Field(100, ge=1, le=60_000, description="ms between two looks at an outbox that was empty")
+    outbox_batch: int = Field(1000, ge=1, le=10_000, description="rows that one transaction of the outbox takes")
 
 
 class UpSettings(ProcessorSettings, GatewaySettings, ProxySettings):

@@ -13,7 +13,7 @@ from keymill.upstream_settings import REVEAL
 def masked(settings: BaseModel) -> dict[str, str]:
     """The settings as text, secrets masked; the members of a table under its name."""
     return {
-        name: "********" if isinstance(value, SecretStr) else _text(value)
+        name: ("********" if value else "") if isinstance(value, SecretStr) else _text(value)
         for name, value in _members(settings)
         if value is not None
     }

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -65,7 +66,7 @@ def upstreams_section() -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    default = field.default
+    default = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
     return "" if default is PydanticUndefined or default is None or default in ("", (), {}) else f"`{default}`"
 
 

@@ -70,6 +70,12 @@ UPSTREAM_OPEN = Gauge(
     multiprocess_mode="max",
 )
 
+ARCHIVED = Counter("keymill_archived_rows_total", "Rows given to the SQL archive by table", ["table"])
+CONNECT_BEHIND = Gauge("keymill_connect_behind", "Records between a sink connector and the ends of its topics")
+RELAYED = Counter(
+    "keymill_relayed_total", "Items of a source connector by what became of them", ["connector", "outcome"]
+)
+
 UNOPENED = Counter("keymill_key_records_unopened_total", "Key records that a proxy could not open; page when it rises")
 AUDIT_LOST = Counter(
     "keymill_audit_lost_total", "Audit events that fitted neither queue nor spool, or were torn; page when it rises"

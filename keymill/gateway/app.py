@@ -64,7 +64,7 @@ def build_app(service: Service, follower: Follower) -> FastAPI:
         follower.start()
         await asyncio.to_thread(service.reader.open)
         await asyncio.to_thread(service.letters.start)
-        tasks = [asyncio.create_task(follower.run()), asyncio.create_task(_observe(service))]
+        tasks = [asyncio.create_task(follower.run()), asyncio.create_task(_observe(service.reader))]
         try:
             yield
         finally:
@@ -141,10 +141,9 @@ def _worded(request: Request, error: Exception) -> Response:
 _HANDLERS: Final[dict[Any, Any]] = dict.fromkeys(HANDLERS, _worded)
 
 
-async def _observe(service: Service) -> None:
-    """Show the view's state in the metrics, and look at the readiness for who only reads what was seen."""
+async def _observe(reader: SnapshotReader) -> None:
+    """Show the view's state in the metrics."""
     while True:
         with contextlib.suppress(KeymillError):
-            gauges.show(service.reader.state())
-            service.readiness.reason()
+            gauges.show(reader.state())
         await asyncio.sleep(OBSERVE_S)

@@ -16,6 +16,13 @@ class Incoming(Record, frozen=True, gc=False):
     value: bytes | None
 
 
+class Whole(Incoming, frozen=True, gc=False):
+    """A message with all that stands with it; `timestamp` is the broker's, epoch ms."""
+
+    timestamp: int = 0
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
 class Slot(NamedTuple):
     """How far a partition was read: the next offset, and the leader epoch of the record before it (-1 if unknown)."""
 
@@ -93,6 +100,15 @@ def no_longer_there(name: str, partition: int, reason: str) -> str:
         "truncated or records were deleted. What was read is served on; restore the topic, or delete the view folder "
         "to accept the loss"
     )
+
+
+def slots(
+    name: str, topic: Described, known: Checkpoint | None, starts: Mapping[tuple[str, int], int]
+) -> dict[int, Slot]:
+    """Where reading begins: after what is known, else at the first record that is kept."""
+    if known is not None:
+        return dict(known.slots)
+    return {partition: Slot(starts[name, partition]) for partition in range(topic.partitions)}
 
 
 def flat(slots: Mapping[str, Mapping[int, Slot]]) -> dict[tuple[str, int], int]:

@@ -24,7 +24,7 @@ from keymill import telemetry
 from keymill.errors import Misconfigured, Unavailable
 from keymill.kafka import positions
 from keymill.kafka.lens import Lens, described, offsets
-from keymill.kafka.positions import Checkpoint, Described, Incoming, Slot, flat
+from keymill.kafka.positions import Checkpoint, Incoming, Slot, flat
 from keymill.kafka.vigil import CONTACT_EVERY_S, STRIKES, Vigil
 
 BULK_RECORDS: Final = 5_000
@@ -88,7 +88,7 @@ class Tail:
                 raise Misconfigured(wrong)
         places = [(name, partition) for name in self._topics for partition in range(topics[name].partitions)]
         starts = offsets(self._lens.ask_starts(places).answer())
-        self.slots = {name: _slots(name, topics[name], known.get(name), starts) for name in self._topics}
+        self.slots = {name: positions.slots(name, topics[name], known.get(name), starts) for name in self._topics}
         self._targets = self._ends_beyond(places)
         if lost := positions.gap(starts, flat(self.slots)):
             raise Misconfigured(lost)
@@ -106,7 +106,7 @@ class Tail:
             Misconfigured: a topic is not what it was; nothing that follows can be trusted.
         """
         assert self._consumer and self._vigil, "start first"
-        batch = self._take(_drain(self._consumer, timeout_s, live=self.caught_up))
+        batch = self._take(_drain(self._consumer, timeout_s, self._most(self.caught_up)))
         gate = self._reached > 0 and not self.caught_up
         self._vigil.look(self._seen, now=self._suspicious or gate)
         self._suspicious = False
@@ -147,11 +147,17 @@ class Tail:
             epoch = message.leader_epoch()
             if (topic, partition) not in last and offset < self.slots[topic][partition].offset:
                 raise Misconfigured(positions.backwards(topic, partition, offset, self.slots[topic][partition].offset))
-            batch.append(Incoming(topic, partition, offset, message.key(), message.value()))
+            batch.append(self._form(message, topic, partition, offset))
             last[topic, partition] = Slot(offset + 1, -1 if epoch is None else epoch)
         for (topic, partition), slot in last.items():
             self._advance(topic, partition, slot)
         return batch
+
+    def _most(self, live: bool) -> int:
+        return LIVE_RECORDS if live else BULK_RECORDS
+
+    def _form(self, message: Message, topic: str, partition: int, offset: int) -> Incoming:
+        return Incoming(topic, partition, offset, message.key(), message.value())
 
     def _event(
         self, error: KafkaError, topic: str | None, partition: int | None, offset: int | None,
@@ -208,14 +214,6 @@ class Tail:
         raise Misconfigured(lost)
 
 
-def _slots(
-    name: str, topic: Described, known: Checkpoint | None, starts: Mapping[tuple[str, int], int]
-) -> dict[int, Slot]:
-    if known is not None:
-        return dict(known.slots)
-    return {partition: Slot(starts[name, partition]) for partition in range(topic.partitions)}
-
-
 def _place(name: str, partition: int, slot: Slot) -> TopicPartition:
     """With a leader epoch the client asks the brokers whether the log up to there is still the one that was read."""
     if slot.epoch < 0:
@@ -223,12 +221,12 @@ def _place(name: str, partition: int, slot: Slot) -> TopicPartition:
     return TopicPartition(name, partition, slot.offset, leader_epoch=slot.epoch)
 
 
-def _drain(consumer: Consumer, timeout_s: float, *, live: bool) -> list[Message]:
+def _drain(consumer: Consumer, timeout_s: float, most: int) -> list[Message]:
     """The first message as soon as it is there, and whatever is there with it: consume() alone waits out its time."""
     first = consumer.poll(timeout_s)
     if first is None:
         return []
-    return [first, *consumer.consume(LIVE_RECORDS if live else BULK_RECORDS, 0)]
+    return [first, *consumer.consume(most, 0)]
 
 
 def _consumer_settings(client: Mapping[str, Any]) -> dict[str, Any]:

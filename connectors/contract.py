@@ -1,13 +1,12 @@
 """What a connector is: a source of records for our topics, or a sink of theirs, and what each promises."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from confluent_kafka import Message
-
 from keymill.errors import Reject
 from keymill.kafka.outgoing import Outgoing
+from keymill.kafka.positions import Checkpoint, Slot, Whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ class Source(Protocol):
     """
     Something outside that says what happened.
 
-    Delivery: what `read` gave is given again, the same and in the same order, until `acknowledge` has returned; so a
+    Delivery: what `read` gave is given again, in the same order for each asset, until `acknowledge` has returned; so a
     crash repeats at most one batch. Its records carry event ids made of what they say: a repeat has no second effect.
     """
 
@@ -42,8 +41,12 @@ class Source(Protocol):
         """An item of the batch at hand can never be published; keep it with its reason."""
         ...
 
-    def acknowledge(self, batch: Batch) -> None:
-        """The brokers have every item that was not refused. Durable when this returns."""
+    def acknowledge(self, batch: Batch, offsets: Mapping[int, int]) -> None:
+        """The brokers have every item that was not refused, at *offsets* by its name. Durable when this returns."""
+        ...
+
+    def release(self) -> None:
+        """The batch at hand could not be published now and is read again later: hold nothing for it meanwhile."""
         ...
 
     def close(self) -> None:
@@ -55,12 +58,20 @@ class Sink(Protocol):
     """
     Something outside that keeps what our topics say.
 
-    Delivery: records of a partition come in order and at least once; `write` must be idempotent by topic, partition and
-    offset. Positions move only after it has returned.
+    Delivery: records of a partition come in order and at least once. The sink keeps records and positions together, so
+    that neither is ever without the other; what it is given again changes nothing.
     """
 
-    def write(self, records: Sequence[Message]) -> None:
-        """Keep the records; durable when this returns."""
+    def checkpoints(self) -> Mapping[str, Checkpoint]:
+        """How far it has come in each topic; one that it has not begun is left out."""
+        ...
+
+    def begin(self, places: Mapping[str, Checkpoint]) -> None:
+        """Reading begins at these places."""
+        ...
+
+    def write(self, records: Sequence[Whole], slots: Mapping[str, Mapping[int, Slot]]) -> None:
+        """Keep the records, and that everything before *slots* is kept; durable when this returns."""
         ...
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -85,7 +85,10 @@ class Manifest:
         """See `Source`."""
         self._refused.append(_Refusal(line=item.name, code=error.code, field=error.field, message=str(error)))
 
-    def acknowledge(self, batch: Batch) -> None:
+    def release(self) -> None:
+        """See `Source`; a file is read again from where it was left."""
+
+    def acknowledge(self, batch: Batch, offsets: Mapping[int, int]) -> None:
         """See `Source`."""
         path, upto = _place_of(batch)
         if self._refused:

@@ -25,7 +25,7 @@ def events(source: Manifest, *, acknowledge: bool = True) -> list[AssetEvent]:
     if batch is None:
         return []
     if acknowledge:
-        source.acknowledge(batch)
+        source.acknowledge(batch, {})
     return [decode(item.record.value or b"", AssetEvent) for item in batch.items]
 
 
@@ -82,7 +82,7 @@ def test_line_that_is_still_written_waits(tmp_path: Path) -> None:
     os.utime(path, (1, 1))
     batch = source.read()
     assert batch is not None and batch.items == ()
-    source.acknowledge(batch)
+    source.acknowledge(batch, {})
     assert json.loads((tmp_path / "a.rejected.jsonl").read_text())["line"] == 4
 
 
@@ -130,7 +130,7 @@ def test_batch_refusal_of_the_broker_is_kept(tmp_path: Path) -> None:
     batch = source.read()
     assert batch is not None
     source.refuse(batch.items[0], Reject("too large", field="value", code="too_large"))
-    source.acknowledge(batch)
+    source.acknowledge(batch, {})
     lines = [json.loads(each)["line"] for each in (tmp_path / "a.rejected.jsonl").read_text().splitlines()]
     assert lines == [1, 2]
 

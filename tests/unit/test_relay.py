@@ -17,6 +17,8 @@ class Lines:
         self.batches = [Batch(items=(item(1), item(2)), upto=2), Batch(items=(item(3),), upto=3)]
         self.acknowledged: list[object] = []
         self.refused: list[tuple[int, str]] = []
+        self.released = 0
+        self.offsets: dict[int, int] = {}
 
     def read(self) -> Batch | None:
         """The first batch that is not acknowledged."""
@@ -26,9 +28,14 @@ class Lines:
         """Keep it."""
         self.refused.append((at.name, error.code))
 
-    def acknowledge(self, batch: Batch) -> None:
+    def release(self) -> None:
+        """Count it."""
+        self.released += 1
+
+    def acknowledge(self, batch: Batch, offsets: dict[int, int]) -> None:
         """Move on."""
         self.acknowledged.append(batch.upto)
+        self.offsets |= offsets
 
     def close(self) -> None:
         """Nothing to let go."""
@@ -42,18 +49,29 @@ class Broker:
         self.poison = poison
         self.written: list[list[int]] = []
 
-    def send_batch(self, records: list[Outgoing]) -> list[int]:
+    def send_batch(self, records: list[Outgoing]) -> "Sent":
         """As `Publisher.send_batch`."""
-        return [int(record.record_key) for record in records]
+        return Sent([int(record.record_key) for record in records])
 
-    def flush_all(self, deliveries: list[list[int]]) -> None:
+    def flush_all(self, deliveries: list["Sent"]) -> None:
         """As `Publisher.flush_all`."""
-        (names,) = deliveries
+        names = [name for each in deliveries for name in each.names]
         if self.plan and (failure := self.plan.pop(0)):
             raise failure
         if self.poison in names:
             raise InvalidRecord("too large", field="value", code="too_large")
         self.written.append(names)
+
+
+class Sent:
+    """A delivery: record n is at offset 100 n."""
+
+    def __init__(self, names: list[int]) -> None:
+        self.names = names
+
+    def result(self) -> list[int]:
+        """As `Delivery.result`."""
+        return [100 * name for name in self.names]
 
 
 def item(number: int) -> Item:
@@ -74,16 +92,18 @@ def test_batches_are_acknowledged_after_they_are_written() -> None:
 
 
 def test_unavailable_is_tried_again() -> None:
-    """Nothing is acknowledged until it succeeds."""
+    """Nothing is acknowledged until it succeeds, and the source holds nothing for it meanwhile."""
     source, broker = Lines(), Broker(Unavailable("no broker"), Unavailable("no broker"))
     run(source, broker)
+    assert source.released == 2
     assert (broker.written, source.acknowledged) == ([[1, 2], [3]], [2, 3])
 
 
 def test_one_poison_record_costs_itself_only() -> None:
-    """It is refused to its source, the rest of its batch is written."""
+    """It is refused to its source, the rest of its batch is written, and the source learns where."""
     source, broker = Lines(), Broker(poison=1)
     run(source, broker)
+    assert source.offsets == {2: 200, 3: 300}
     assert (broker.written, source.refused, source.acknowledged) == ([[2], [3]], [(1, "too_large")], [2, 3])
 
 
@@ -100,7 +120,7 @@ def test_stop_leaves_the_batch() -> None:
     source, stop = Lines(), threading.Event()
 
     class Away(Broker):
-        def flush_all(self, deliveries: list[list[int]]) -> None:
+        def flush_all(self, deliveries: list[Sent]) -> None:
             stop.set()
             raise Unavailable("no broker")
 

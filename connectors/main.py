@@ -11,6 +11,7 @@ from connectors.manifest import Manifest
 from connectors.runner import drain, relay
 from connectors.sql_archive import SqlArchive
 from connectors.sql_outbox import SqlOutbox
+from connectors.standing import standing
 from keymill import sql, telemetry
 from keymill.archive.tables import ARCHIVED
 from keymill.archive.writing import ArchiveWriter, archive_url
@@ -40,7 +41,8 @@ def run(name: str, settings: ConnectSettings, *, once: bool = False) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    CONNECTORS[name](settings, stop, once)
+    with standing(name, settings, stop):
+        CONNECTORS[name](settings, stop, once)
     log.info("connector stopped", connector=name)
     return 0
 

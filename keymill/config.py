@@ -36,6 +36,13 @@ class Settings(BaseModel):
     partitions: int = Field(12, ge=1, le=1000, description="partitions of topics that are created; frozen afterwards")
     host: str = Field("127.0.0.1", description="address the program's HTTP server listens on")
     map_size_gib: int = Field(64, ge=1, le=4096, description="GiB, upper bound of a view's sparse LMDB map")
+    instance_id: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9._-]{0,128}$",
+        description="name of a program in its reports, unique among those of its kind; host name and a hash of the "
+        "data folder if empty. A processor that has one is a static member of its group under it",
+    )
+    report_s: float = Field(5.0, ge=0.5, le=300, description="seconds between two reports to `drm.status.v1`")
     stop_timeout_s: int = Field(
         20, ge=1, le=600, description="seconds a program may take to finish what it began when stopped"
     )
@@ -74,7 +81,6 @@ class ProcessorSettings(Settings):
         0, ge=0, le=65535, description="port of /healthz, /readyz and /metrics; 0 takes a free one"
     )
     group: str = Field("keymill-processor", description="Kafka consumer group of the processors")
-    instance_id: str = Field("", description="static group membership id, unique per processor; none if empty")
     session_timeout_s: int = Field(
         45, ge=6, le=1800, description="seconds after which the group gives a silent processor's partitions away"
     )
@@ -169,6 +175,9 @@ class ConnectSettings(Settings):
     )
     outbox_poll_ms: int = Field(100, ge=1, le=60_000, description="ms between two looks at an outbox that was empty")
     outbox_batch: int = Field(1000, ge=1, le=10_000, description="rows that one transaction of the outbox takes")
+    connect_port: int = Field(
+        0, ge=0, le=65535, description="port of a connector's /healthz, /readyz and /metrics; 0 takes a free one"
+    )
 
 
 class UpSettings(ProcessorSettings, GatewaySettings, ProxySettings):

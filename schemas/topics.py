@@ -9,6 +9,7 @@ from schemas.partition import partition_for
 from schemas.values import Record
 
 DAY_MS: Final = 86_400_000
+HOUR_MS: Final = 3_600_000
 PARTITIONS: Final = 12
 """Frozen when a topic is created: another count would send a record key elsewhere. Production takes 24."""
 PARTITIONS_PRODUCTION: Final = 24
@@ -137,9 +138,16 @@ STATUS: Final = Topic(
     record_key="program/instance, topic/name, or audit/last",
     records=(records.TopicAdopted, operations.ProgramReport, operations.AuditSummary),
     cleanup=Cleanup.COMPACT,
-    writers=(Program.PROCESSOR, Program.GATEWAY, Program.PROXY, Program.OPS),
+    writers=(Program.PROCESSOR, Program.GATEWAY, Program.PROXY, Program.CONNECT, Program.OPS),
     readers=_READERS_OF_VIEWS,
-    configs={"min.compaction.lag.ms": "0"},  # only the last report of an instance matters
+    max_message_bytes=1_048_576,  # a report names every organization's KEK epochs
+    configs={
+        "min.compaction.lag.ms": "0",  # only the last report of an instance matters
+        # Every program reads the topic at its start, and a report comes every 5 s: what is superseded must leave soon.
+        "max.compaction.lag.ms": str(HOUR_MS),
+        "segment.ms": str(HOUR_MS),
+        "segment.bytes": str(1024 * 1024),  # the least that Kafka takes, and what a start reads in vain per partition
+    },
 )
 AUDIT: Final = Topic(
     name="drm.audit.v1",

@@ -30,6 +30,10 @@ class Health:
         web = Starlette(routes=health_routes(self._readiness))
         self._thread = ServingThread(dress(web, program="processor"), settings=settings, bound=bound)
 
+    def reason(self) -> str | None:
+        """What /readyz says; None when ready."""
+        return self._readiness.reason()
+
     def beat(self) -> None:
         """The event loop goes on; call about once a second."""
         self._heard = time.monotonic()

@@ -21,10 +21,12 @@ from keymill.errors import Misconfigured
 from keymill.http.server import announce, listen, url_of
 from keymill.kafka.admin import require_topics
 from keymill.kafka.producer import Publisher
+from keymill.kafka.reporting import Reporter, held_keks, reporter_of
 from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
 from keymill.snapshot import gauges
 from keymill.snapshot.follower import Follower
+from keymill.snapshot.observed import Observed
 from keymill.snapshot.reader import SnapshotReader
 from keymill.snapshot.store import GIB
 from schemas import topics
@@ -64,6 +66,7 @@ def run(settings: ProcessorSettings) -> int:
         _follower(settings, folder) as follower,
         SnapshotReader(folder) as reader,
         closing(_publisher(settings, adopted)) as publisher,
+        _reporter(settings, folder, keyring, health),
     ):
         stop.tells(health.stopping)
         announce(url_of(bound, settings))
@@ -73,6 +76,11 @@ def run(settings: ProcessorSettings) -> int:
         health.waits_for = "the group has not assigned partitions yet"
         app = _app(settings, agents_of(settings, adopted, keyring, reader, publisher), reader, follower, health)
         return run_worker(app, stop_asked=lambda: stop.asked, on_stop=health.stopping)
+
+
+def _reporter(settings: ProcessorSettings, folder: Path, keyring: Keyring, health: Health) -> Reporter:
+    view = Observed(SnapshotReader(folder))
+    return reporter_of(settings, "processor", lambda: view.look(health.reason(), held_keks(keyring.hold_all())))
 
 
 def _follower(settings: ProcessorSettings, folder: Path) -> Follower:

@@ -64,7 +64,7 @@ def build_app(service: Service, follower: Follower) -> FastAPI:
         follower.start()
         await asyncio.to_thread(service.reader.open)
         await asyncio.to_thread(service.letters.start)
-        tasks = [asyncio.create_task(follower.run()), asyncio.create_task(_observe(service.reader))]
+        tasks = [asyncio.create_task(follower.run()), asyncio.create_task(_observe(service))]
         try:
             yield
         finally:
@@ -141,9 +141,10 @@ def _worded(request: Request, error: Exception) -> Response:
 _HANDLERS: Final[dict[Any, Any]] = dict.fromkeys(HANDLERS, _worded)
 
 
-async def _observe(reader: SnapshotReader) -> None:
-    """Show the view's state in the metrics."""
+async def _observe(service: Service) -> None:
+    """Show the view's state in the metrics, and look at the readiness for who only reads what was seen."""
     while True:
         with contextlib.suppress(KeymillError):
-            gauges.show(reader.state())
+            gauges.show(service.reader.state())
+            service.readiness.reason()
         await asyncio.sleep(OBSERVE_S)

@@ -16,9 +16,11 @@ from keymill.http.health import Readiness
 from keymill.http.server import dress, listen, serve
 from keymill.kafka.admin import require_topics
 from keymill.kafka.producer import Publisher
+from keymill.kafka.reporting import Observation, Reporter, held_keks, reporter_of
 from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
 from keymill.snapshot.follower import Follower
+from keymill.snapshot.observed import Observed
 from keymill.snapshot.reader import SnapshotReader
 from keymill.trail.recorder import Recorder
 from keymill.trail.whole import Trail
@@ -61,7 +63,17 @@ def run(settings: GatewaySettings) -> int:
         intake, changes = (_intake(publisher, topic, adopted, audit) for topic in WRITTEN)
         service = Service(settings, reader, intake, changes, publisher, letters, waiter, keyring, readiness, audit)
         app = Asking(dress(build_app(service, follower), program=PROGRAM))
-        return serve(app, settings=settings, bound=bound, readiness=readiness, on_stop=waiter.stop)
+        with _reporter(service):
+            return serve(app, settings=settings, bound=bound, readiness=readiness, on_stop=waiter.stop)
+
+
+def _reporter(service: Service) -> Reporter:
+    view, keyring = Observed(SnapshotReader(service.reader.folder)), service.keyring
+
+    def observe() -> Observation:
+        return view.look(service.readiness.said, held_keks(keyring.hold_all()))
+
+    return reporter_of(service.settings, PROGRAM, observe)
 
 
 def _intake(publisher: Publisher, topic: Topic, adopted: Mapping[str, TopicAdopted], audit: Recorder) -> Intake:

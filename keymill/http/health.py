@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -15,6 +16,7 @@ from keymill import telemetry
 from keymill.errors import NotReady
 from keymill.http.problems import problem
 
+STOPPING: Final = "the program is stopping"
 Check = Callable[[], str | None]
 """Why the program is not ready, or None."""
 
@@ -24,13 +26,20 @@ class Readiness:
 
     def __init__(self, *checks: Check) -> None:
         self._checks = checks
+        self._said: str | None = "the program is starting"
         self.stopping = False
 
     def reason(self) -> str | None:
         """Why not, for a person; None when ready."""
         if self.stopping:
-            return "the program is stopping"
-        return next((reason for check in self._checks if (reason := check())), None)
+            return STOPPING
+        self._said = next((reason for check in self._checks if (reason := check())), None)
+        return self._said
+
+    @property
+    def said(self) -> str | None:
+        """The last `reason`, without a check: for other threads than the program's."""
+        return STOPPING if self.stopping else self._said
 
     def require(self) -> None:
         """Raise `NotReady` (503 with Retry-After) when not ready."""

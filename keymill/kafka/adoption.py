@@ -7,23 +7,18 @@ those of the lost topic (design 3, `applied`).
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, TopicPartition
-
-from keymill.errors import Misconfigured, Unavailable
-from keymill.kafka.cluster import TopicState, end_offsets
+from keymill.errors import Misconfigured
+from keymill.kafka.cluster import TopicState
 from keymill.kafka.producer import Publisher
-from schemas.codec import decode, encode
+from keymill.kafka.status_topic import ADOPTED, read_status
+from schemas.codec import encode
 from schemas.records import TopicAdopted
 from schemas.topics import KEYS, POLICIES, STATUS
 
-PREFIX: Final = b"topic/"
-"""Of the record keys of adoptions; the other records of the status topic are reports of programs."""
-STALL_S: Final = 10.0
-READ_AT_ONCE: Final = 10_000
 WRITE_S: Final = 10.0
 
 Ends = Mapping[str, Mapping[int, int]]
@@ -47,14 +42,7 @@ def load_adoptions(bootstrap: str) -> dict[str, TopicAdopted]:
         Misconfigured: there is no status topic.
         InvalidRecord: an adoption that no released schema can read.
     """
-    found: dict[str, TopicAdopted] = {}
-    for record_key, value in _records(bootstrap, end_offsets(bootstrap, STATUS.name)):
-        if record_key.startswith(PREFIX):
-            adopted = decode(value, TopicAdopted)
-            known = found.get(adopted.topic)
-            if known is None or adopted.generation >= known.generation:
-                found[adopted.topic] = adopted
-    return found
+    return dict(read_status(bootstrap).adoptions)
 
 
 def record_adoptions(bootstrap: str, partitions: int, adoptions: Iterable[TopicAdopted]) -> None:
@@ -70,7 +58,7 @@ def record_adoptions(bootstrap: str, partitions: int, adoptions: Iterable[TopicA
     publisher = Publisher(bootstrap, {STATUS.name: partitions}, delivery_timeout_s=WRITE_S)
     try:
         for group in (ordered[:1], ordered[1:]):
-            sent = [publisher.send(STATUS.name, PREFIX + each.topic.encode(), encode(each)) for each in group]
+            sent = [publisher.send(STATUS.name, ADOPTED + each.topic.encode(), encode(each)) for each in group]
             publisher.flush_all(sent)
     finally:
         publisher.close()
@@ -140,37 +128,3 @@ def _adopted(state: TopicState, generation: int) -> TopicAdopted:
         partitions=state.partitions,
         adopted=int(time.time() * 1000),
     )
-
-
-def _records(bootstrap: str, ends: Mapping[int, int]) -> Iterator[tuple[bytes, bytes]]:
-    """Every record of the status topic up to *ends* at least; tombstones are left out."""
-    unread = {partition for partition, end in ends.items() if end}
-    consumer = Consumer(
-        {
-            "bootstrap.servers": bootstrap,
-            "group.id": "keymill-adoptions",  # librdkafka wants one; nothing joins or commits
-            "enable.auto.commit": "false",
-            "auto.offset.reset": "earliest",
-            "enable.partition.eof": "true",  # compaction leaves holes, so the end is where the broker says it is
-            "fetch.wait.max.ms": 10,
-        }
-    )
-    try:
-        # Offset 0 and not OFFSET_BEGINNING: looking that up costs librdkafka half a second at every start.
-        consumer.assign([TopicPartition(STATUS.name, partition, 0) for partition in unread])
-        deadline = time.monotonic() + STALL_S
-        while unread:
-            for message in consumer.consume(READ_AT_ONCE, 0.05):
-                deadline = time.monotonic() + STALL_S
-                error = message.error()
-                if error is None:
-                    if (value := message.value()) is not None:
-                        yield message.key() or b"", value
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    unread.discard(message.partition() or 0)
-                else:
-                    raise Unavailable(f"reading {STATUS.name} at {bootstrap}: {error.str()}")
-            if time.monotonic() > deadline:
-                raise Unavailable(f"reading {STATUS.name} at {bootstrap} makes no progress for {STALL_S:.0f} s")
-    finally:
-        consumer.close()

@@ -2,6 +2,7 @@
 
 from keymill.core.derive import fingerprint_message, prk_message
 from keymill.core.provisioning import Keys
+from keymill.errors import KeymillError
 from keymill.kms.provider import KekState, Kms
 from keymill.secret import Secret
 
@@ -56,6 +57,20 @@ class Keyring:
             _, found = self._kms.intake_kek(epoch)
             self._intake_keks[epoch] = found
         return found
+
+    def hold_all(self) -> tuple[tuple[str, int], ...]:
+        """
+        Fetch every KEK that is not retired; returns their (organization, epoch).
+
+        While the KMS does not answer, what was fetched before counts.
+        """
+        try:
+            handed = [(each, epoch) for each in self._kms.organizations() for epoch in self.open_epochs(each)]
+            for organization, epoch in handed:
+                self.kek(organization, epoch)
+            return tuple(handed)
+        except KeymillError:
+            return tuple(self._keks)
 
     def current_epoch(self, organization: str) -> int:
         """The KEK epoch that wraps new records."""

@@ -14,6 +14,7 @@ from keymill.proxy.auth import Tokens
 from keymill.proxy.keys import ProxyKeys
 from keymill.proxy.procedure import Means, wall_clock_ms
 from keymill.proxy.single_use import SWEEP_S, UsedTokens
+from keymill.proxy.standing import Standing, StandingFile
 from keymill.proxy.terms import Terms
 from keymill.proxy.upstream.http import Client
 from keymill.proxy.upstream.registry import registry_of
@@ -41,8 +42,9 @@ class Life:
     It starts without a snapshot too: until the follower has made one, every license is refused as not ready.
     """
 
-    def __init__(self, settings: ProxySettings, kms: Kms) -> None:
+    def __init__(self, settings: ProxySettings, kms: Kms, standing: StandingFile | None = None) -> None:
         self.settings = settings
+        self._standing = standing
         views = settings.data / "views"
         self._folder = views / VIEW
         self._used_folder = views / f"{VIEW}-used"
@@ -138,6 +140,8 @@ class Life:
                 log.error("the view cannot be read", reason=str(error))
                 self._reader.close()  # it is opened anew: another environment may lie there now
                 self._open = self._live = False
+            if self._standing is not None:
+                self._standing.write(Standing(waits_for=self.readiness.reason(), keks=self.keys.held))
             await asyncio.sleep(WATCH_S if self._open else OPEN_RETRY_S)
 
 

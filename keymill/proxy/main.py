@@ -18,10 +18,13 @@ from keymill import telemetry
 from keymill.config import ProxySettings
 from keymill.errors import Misconfigured
 from keymill.http.server import announce, listen, url_of
+from keymill.kafka.reporting import Observation, Reporter, held_keks, reporter_of
 from keymill.kms.keyfile import KeyFile
 from keymill.proxy.life import VIEW
 from keymill.proxy.pool import Pool
 from keymill.snapshot.follower import Follower
+from keymill.snapshot.observed import Observed
+from keymill.snapshot.reader import SnapshotReader
 from keymill.snapshot.store import GIB
 from keymill.trail import spool_folder
 from keymill.trail.sender import sender_of
@@ -59,17 +62,28 @@ def _serve(settings: ProxySettings, bound: socket.socket, stop: threading.Event)
         # (4)
         pool = Pool(settings, bound, parent=os.getpid(), environment=_environment(settings))
         sender = sender_of(spool_folder(settings.data, VIEW), settings.bootstrap)
-        try:
-            pool.start()
-            sender.start()
-            pool.tend()
-            announce(url_of(bound, settings))
-            while not stop.wait(TEND_S):
-                follower.tend()
+        with _reporter(settings, folder, pool, stop):
+            try:
+                pool.start()
+                sender.start()
                 pool.tend()
-        finally:
-            pool.stop()
-            sender.close()  # after the workers, whose last events it sends
+                announce(url_of(bound, settings))
+                while not stop.wait(TEND_S):
+                    follower.tend()
+                    pool.tend()
+            finally:
+                pool.stop()
+                sender.close()  # after the workers, whose last events it sends
+
+
+def _reporter(settings: ProxySettings, folder: Path, pool: Pool, stop: threading.Event) -> Reporter:
+    view = Observed(SnapshotReader(folder))
+
+    def observe() -> Observation:
+        standing = pool.standing()
+        return view.look("the program is stopping" if stop.is_set() else standing.waits_for, held_keks(standing.keks))
+
+    return reporter_of(settings, VIEW, observe)
 
 
 def _listen(settings: ProxySettings, stop: threading.Event) -> socket.socket:

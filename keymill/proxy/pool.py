@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final, Self
 
 import msgspec
@@ -12,6 +13,7 @@ import msgspec
 from keymill import telemetry
 from keymill.config import ProxySettings
 from keymill.errors import Misconfigured
+from keymill.proxy.standing import Standing, StandingFile, together
 from keymill.proxy.worker import EXIT_STOP, Told
 from keymill.settings_text import told
 
@@ -26,6 +28,7 @@ class WorkerHandle:
 
     def __init__(self, told: Told, environment: Mapping[str, str]) -> None:
         self._told = told
+        self.standing = StandingFile(Path(told.standing))
         self._environment = dict(environment)
         self._child: subprocess.Popen[bytes] | None = None
         self._deaths = 0
@@ -39,6 +42,7 @@ class WorkerHandle:
 
     def start(self) -> None:
         """Start the process; connections wait in the socket's backlog until it answers."""
+        self.standing.forget()
         self._child = subprocess.Popen(
             [sys.executable, "-P", "-m", "keymill.proxy.worker"],  # -P: the working folder may hold anything
             stdin=subprocess.PIPE,
@@ -70,6 +74,7 @@ class WorkerHandle:
             raise Misconfigured("a worker has stopped for good: its last log line says why")
         now = time.monotonic()
         if not self._due:
+            self.standing.forget()
             self._deaths = 1 if now - self._started > STEADY_S else self._deaths + 1
             self._due = now + BACKOFF_S[min(self._deaths, len(BACKOFF_S)) - 1]
             log.warning("worker died and is started again", status=status)
@@ -106,9 +111,14 @@ class Pool:
     def __init__(
         self, settings: ProxySettings, bound: socket.socket, *, parent: int, environment: Mapping[str, str]
     ) -> None:
-        whole = Told(settings=told(settings), listening=bound.fileno(), parent=parent)
+        folder = settings.data / "views" / "proxy-standing"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        whole = Told(settings=told(settings), listening=bound.fileno(), parent=parent, standing="")
         self._stop_timeout_s = settings.stop_timeout_s
-        self.workers = [WorkerHandle(whole, environment) for _ in range(settings.workers)]
+        self.workers = [
+            WorkerHandle(msgspec.structs.replace(whole, standing=str(folder / f"{number}.json")), environment)
+            for number in range(settings.workers)
+        ]
 
     def start(self) -> Self:
         """Start all and wait until each answers or has ended, which `tend` then sees."""
@@ -117,6 +127,10 @@ class Pool:
         for worker in self.workers:
             worker.wait_answering()
         return self
+
+    def standing(self) -> Standing:
+        """What holds of all workers."""
+        return together([worker.standing.read() for worker in self.workers])
 
     def tend(self) -> None:
         """`WorkerHandle.tend` for all."""

@@ -9,6 +9,7 @@ import gc
 import os
 import socket
 import sys
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -21,6 +22,7 @@ from keymill.kms.keyfile import KeyFile
 from keymill.process import end_with_parent
 from keymill.proxy.app import application
 from keymill.proxy.life import Life
+from keymill.proxy.standing import StandingFile
 from schemas.values import Record
 
 EXIT_STOP: Final = 78
@@ -29,11 +31,16 @@ log = telemetry.logger("proxy.worker")
 
 
 class Told(Record, frozen=True, kw_only=True):
-    """What the parent tells a worker. `listening` is the inherited descriptor, `parent` the process to die with."""
+    """
+    What the parent tells a worker.
+
+    `listening` is the inherited descriptor, `parent` the process to die with, `standing` the file that it answers in.
+    """
 
     settings: dict[str, Any]
     listening: int
     parent: int
+    standing: str
 
 
 def main() -> int:
@@ -44,7 +51,7 @@ def main() -> int:
     telemetry.configure("proxy", settings.log_level)
     _quiet()
     try:
-        life = Life(settings, KeyFile(settings.keys_path))
+        life = Life(settings, KeyFile(settings.keys_path), StandingFile(Path(told.standing)))
         return serve(
             application(life), settings=settings, bound=socket.socket(fileno=told.listening), readiness=life.readiness
         )

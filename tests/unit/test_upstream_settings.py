@@ -241,7 +241,7 @@ def test_shown_settings_hold_no_secret(tmp_path: Path) -> None:
 def test_a_worker_is_told_all_of_it(tmp_path: Path) -> None:
     """Through the pipe, as JSON: it comes out as it went in."""
     settings = loaded(tmp_path)
-    sent = msgspec.json.encode(Told(settings=told(settings), listening=3, parent=1))
+    sent = msgspec.json.encode(Told(settings=told(settings), listening=3, parent=1, standing=""))
     received: dict[str, Any] = msgspec.json.decode(sent, type=Told).settings
     assert settings == ProxySettings(**received)
 

@@ -41,6 +41,11 @@ def ncp_identity(organization: str, credential: str) -> tuple[Part, ...]:
     return ("ncp", organization, credential)
 
 
+def token_key_identity(organization: str, credential: str, kek_epoch: int | None) -> tuple[str, str, str, int | None]:
+    """What an HS256 secret's wrapping is bound to."""
+    return ("token-key", organization, credential, kek_epoch)
+
+
 def join_signer(key: bytes, iv: bytes) -> Secret:
     """Key (32 bytes) and IV (16) as they are wrapped together."""
     if (len(key), len(iv)) != (SIGNER_KEY_SIZE, SIGNER_IV_SIZE):

@@ -80,6 +80,11 @@ def _latest(bootstrap: str, topic: topics.Topic, organization: str, kind: type[P
     return found
 
 
+def read(message: Message) -> Credential | None:
+    """The credential in a record, or None for what no view takes."""
+    return _read(message, Credential)
+
+
 def _read(message: Message, kind: type[P]) -> P | None:
     """The record, or None for what every view quarantines too: a tombstone, an unreadable or a misplaced one."""
     value = message.value()

@@ -21,6 +21,8 @@ from keymill.ops import (
     rebuild,
     replay,
     restore,
+    rotate_kek,
+    rotate_root,
     service,
     settings,
     tokens,
@@ -45,6 +47,8 @@ app.add_typer(tokens.token, name="token", rich_help_panel="Set-up")
 app.command(rich_help_panel="Recovery")(replay.replay)
 app.command(rich_help_panel="Recovery")(audit.audit)
 app.add_typer(rebuild.app, name="rebuild", rich_help_panel="Recovery")
+app.command("rotate-kek", rich_help_panel="Recovery")(rotate_kek.rotate_kek)
+app.command("rotate-root", rich_help_panel="Recovery")(rotate_root.rotate_root)
 app.command(rich_help_panel="Recovery")(explain.explain)
 app.add_typer(backup.app, name="backup", rich_help_panel="Recovery")
 app.command(rich_help_panel="Recovery")(restore.restore)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from keymill import telemetry
+from keymill.core.credentials import token_key_identity
 from keymill.core.envelope import ClearKey, unwrap_keys, unwrap_secret
 from keymill.errors import Corrupt, KeymillError, Stop
 from keymill.kms.keyring import Keyring
@@ -24,6 +25,8 @@ EpochName = tuple[str, int]
 OPENED_RECORDS: Final = 4096
 """Key records kept open per worker, about 1 KiB each; opening one costs as much as the rest of a license."""
 log = telemetry.logger("proxy.keys")
+
+__all__ = ["MissingKek", "ProxyKeys", "token_key_identity"]
 
 
 class MissingKek(Exception):
@@ -171,8 +174,3 @@ class ProxyKeys:
                 self.refresh()
             except KeymillError as error:
                 log.error("the KMS cannot be used", reason=str(error))
-
-
-def token_key_identity(organization: str, credential: str, kek_epoch: int | None) -> tuple[str, str, str, int | None]:
-    """What an HS256 secret's wrapping is bound to."""
-    return ("token-key", organization, credential, kek_epoch)

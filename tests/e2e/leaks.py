@@ -48,6 +48,15 @@ def content_secrets(bootstrap: str, data: Path) -> Secrets:
     return found
 
 
+def audit_text(bootstrap: str) -> bytes:
+    """Everything on the audit topic, which lies compressed on disk."""
+    values = []
+    for partition, end in end_offsets(bootstrap, topics.AUDIT.name).items():
+        found = scan_partition(bootstrap, topics.AUDIT.name, partition, end=end)
+        values += [message.value() or b"" for message in found]
+    return b"\n".join(values)
+
+
 def house_secrets(data: Path, credentials: Credentials) -> Secrets:
     """Roots, PRKs, KEKs, K_fp, the intake KEK, the token key's private half, and every credential's secret."""
     keys, keyring = KeyFile(data / "keys.json"), Keyring(KeyFile(data / "keys.json"))

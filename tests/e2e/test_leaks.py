@@ -9,7 +9,7 @@ import pytest
 from keymill.gateway.dialects import widevine
 from keymill.ops.demo.stack import Stack
 from keymill.secret import Secret
-from tests.e2e.leaks import Secrets, content_secrets, files_of, house_secrets, leaks, spellings
+from tests.e2e.leaks import Secrets, audit_text, content_secrets, files_of, house_secrets, leaks, spellings
 from tests.e2e.load import ORGANIZATION
 from tests.e2e.player import b64, token_for
 from tests.e2e.programs import children_of, get, wait_for
@@ -54,6 +54,8 @@ def test_no_secret_is_anywhere(up: Stack) -> None:
         assert 200 == _license(up, name, known, token)[0]
     texts = _refusals(up, next(iter(tokens.values())), next(iter(kids.values())))
     texts |= _metrics(up) | _processes(up)
+    wait_for(lambda: b"key_delivery" in audit_text(up.up.kafka) and b"token_invalid" in audit_text(up.up.kafka), 20)
+    texts["the audit topic"] = audit_text(up.up.kafka)
     secrets: Secrets = content_secrets(up.up.kafka, data) | house_secrets(data, up.up.credentials)
     secrets |= {name: token.rpartition(".")[2].encode() for name, token in tokens.items()}
     assert len(secrets) > 40

@@ -257,3 +257,9 @@ def test_events_of_two_writers_keep_each_its_order(tmp_path: Path) -> None:
     brokers = Brokers()
     send_spool(tmp_path, brokers)
     assert [1, 2, 3] == sequences(brokers, "a") == sequences(brokers, "b")
+
+
+def test_every_field_is_documented() -> None:
+    """docs/audit.md names each."""
+    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
+    assert [] == [name for name in AuditEvent.__struct_fields__ if f"`{name}`" not in page]

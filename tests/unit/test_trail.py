@@ -174,28 +174,40 @@ def test_a_disk_that_refuses_is_counted_and_costs_no_more(tmp_path: Path, monkey
     """No space: the batch is lost and counted, half a line of it is taken back, and what follows is kept."""
     writer = Spool(tmp_path, "w", limit=MIB)
     recorder = Recorder(writer, descriptor=os.open(os.devnull, os.O_WRONLY))
-    before = lost()
+    before, real = lost(), os.write
     recorder.note(LINE)
     recorder.flush()
 
     def refuse(descriptor: int, data: bytes) -> int:
-        if len(data) > 10:
-            return real(descriptor, bytes(data)[:10])
+        """Half a line is written, then the disk is full."""
+        if bytes(data).startswith(b"2 "):
+            return real(descriptor, bytes(data)[:20])
         raise OSError(28, "No space left on device")
 
-    real = os.write
     with monkeypatch.context() as patch:
         patch.setattr("keymill.trail.spool.os.write", refuse)
-        recorder.note(LINE)
-        recorder._keep([(2, b"x" * 5)])
+        recorder._keep([(2, msgspec.json.encode(LINE))])
     assert 1 == lost() - before
-    recorder.flush()
+    recorder._sequence = 2
     recorder.note(LINE)
     recorder.flush()
     writer.close()
     brokers = Brokers()
     send_spool(tmp_path, brokers)
-    assert [1, 2, 3] == [event.sequence for event in brokers.events]
+    assert [1, 3] == [event.sequence for event in brokers.events]
+    assert 1 == lost() - before
+
+
+def test_of_a_batch_that_does_not_fit_the_beginning_is_kept(tmp_path: Path) -> None:
+    """To the line, so that the bound holds however much comes at once."""
+    writer = Spool(tmp_path, "w", limit=40_000)
+    lines = numbered(1_000)
+    taken = writer.append(lines)
+    assert 40_000 - len(lines[-1]) <= segments.usage(tmp_path).size <= 40_000
+    writer.close()
+    brokers = Brokers()
+    send_spool(tmp_path, brokers)
+    assert list(range(1, taken + 1)) == sequences(brokers, "w")
 
 
 def test_a_log_that_nobody_reads_holds_nothing_up(tmp_path: Path) -> None:

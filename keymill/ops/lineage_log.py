@@ -24,6 +24,7 @@ from schemas.audit import AuditEvent
 from schemas.codec import decode
 from schemas.events import PolicyChange
 from schemas.framing import decode_event
+from schemas.ids import claim_key
 from schemas.records import Claim
 from streams.registry import registry_lookup
 
@@ -89,7 +90,7 @@ class Log:
 
     def claim(self, organization: str, kid: bytes) -> ClaimTold | None:
         """The claim that won a KID: the first. Reads one partition of the claims."""
-        record_key, topic = f"{organization}/{kid.hex()}".encode("ascii"), topics.CLAIMS
+        record_key, topic = claim_key(organization, kid), topics.CLAIMS
         ends = end_offsets(self.bootstrap, topic.name)
         partition = topics.partition_of(topic, record_key, len(ends))
         with Advance("reading claims", ends[partition]) as advance:

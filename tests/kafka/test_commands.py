@@ -249,4 +249,4 @@ def test_explain_shows_no_event_of_another_generation(rig: Rig, film: dict[str, 
     )
     lineage = explained(rig, film["tracks"][0]["kid"])
     assert ("film", False) == (lineage["asset"], lineage["event"]["found"])
-    assert "generation 1" in lineage["event"]["error"] and "kind" not in lineage["event"]
+    assert ("generation 1" in lineage["event"]["error"], None) == (True, lineage["event"]["kind"])

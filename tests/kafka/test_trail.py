@@ -73,9 +73,11 @@ class Place:
                     found.append(decode(message.value() or b"", AuditEvent))
         return found
 
-    def send(self, organization: str, asset: str, value: bytes | None = None) -> tuple[int, int]:
+    def send(
+        self, organization: str, asset: str, value: bytes | None = None, kid: bytes | None = None
+    ) -> tuple[int, int]:
         """An event straight to the topic; its partition and offset."""
-        body = AssetIngested(tracks=(TrackWish(label="HD"),))
+        body = AssetIngested(tracks=(TrackWish(label="HD", kid=kid),))
         event = AssetEvent(
             organization=organization, asset=asset, event_id=f"e-{asset}", request_hash=bytes(32),
             event_time=time.time_ns() // 1_000_000, body=body,
@@ -149,6 +151,22 @@ def test_a_license_is_explained_by_its_request_id(place: Place) -> None:
     shown = place.keymill("explain", "license-1").stdout
     assert all(word in shown for word in ("license-1", "anna", kids[0], "ingest-film"))
     assert "no request of that id" in place.keymill("explain", "license-3", code=1).stderr
+
+
+def test_a_chosen_key_leads_to_the_claim_that_won_it(place: Place) -> None:
+    """And the dead letter of the one that came too late is listed."""
+    kid = bytes(range(16))
+    _, first = place.send(ORGANIZATION, "chosen", kid=kid)
+    eventually(lambda: place.rig.get("chosen").status_code == 200)
+    partition, second = place.send(ORGANIZATION, "latecomer", kid=kid)
+    told = place.told("explain", kid.hex(), "--organization", ORGANIZATION)
+    assert ("CHOSEN", first) == (told["origin"], told["event"]["offset"])
+    assert ("chosen", 1, False) == tuple(told["claim"][name] for name in ("asset", "key_version", "imported"))
+    assert topics.CLAIMS.name == told["claim"]["place"]["topic"]
+    where = f"{topics.ASSETS.name}/{partition}/{second}"
+    eventually(lambda: [where] == [row["coordinates"] for row in place.told("dlq", "list", "--asset", "latecomer")])
+    (again,) = place.told("dlq", "redrive", "--asset", "latecomer", "--apply", code=1)
+    assert ("refused", "kid_taken") == (again["outcome"], again["outcome_reason"])
 
 
 def test_a_packager_s_keys_are_audited_and_its_refusal(place: Place) -> None:

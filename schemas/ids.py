@@ -11,6 +11,7 @@ from keymill.errors import InvalidRecord
 
 ORGANIZATION: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 NAME: Final = re.compile(r"[A-Za-z0-9._~:@-]{1,128}")
+_KID: Final = re.compile(r"[0-9A-Fa-f]{32}|[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _HEX_PREFIX = "hex:"
 _KEY_SET = "/k/"
 
@@ -56,6 +57,14 @@ def _is_hex_spelling(value: str) -> bool:
     if not re.fullmatch(r"(?:[0-9a-f]{2})+", digits):
         return False
     return asset_of_content_id(bytes.fromhex(digits)) == value
+
+
+def kid_of(text: str, field: str = "kid") -> bytes:
+    """The 16 bytes of a KID, big-endian, written as 32 hex digits or as a UUID with dashes, else `InvalidRecord`."""
+    if not _KID.fullmatch(text):
+        message = f"{field} must be 32 hex digits, or a UUID with dashes"
+        raise InvalidRecord(message, field=field)
+    return bytes.fromhex(text.replace("-", ""))
 
 
 def asset_key(organization: str, asset: str) -> bytes:

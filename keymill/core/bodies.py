@@ -40,11 +40,16 @@ class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class TrackBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A track with a protection scheme of its own; `label` is another word for `track_type`."""
+    """
+    A track with a protection scheme or KID of its own; `label` is another word for `track_type`.
+
+    `kid`: 32 hex digits, or a UUID with dashes.
+    """
 
     track_type: str | None = None
     label: str | None = None
     scheme: Scheme | None = None
+    kid: str | None = None
 
 
 class IngestBody(Body, frozen=True, kw_only=True):
@@ -99,7 +104,8 @@ T = TypeVar("T")
 
 def read_body(data: bytes, kind: type[B]) -> B:
     """
-    Read a body of that kind in its one spelling: times as epoch ms, tracks as objects with upper-case labels.
+    Read a body of that kind in its one spelling: times as epoch ms, tracks as objects with upper-case labels and KIDs
+    in hex.
 
     Raises:
         InvalidRecord: not JSON, an unknown field, a wrong type, a time without offset; names the field.
@@ -199,7 +205,8 @@ def _ingested(body: IngestBody) -> AssetIngested:
 
 def _wish(track: str | TrackBody) -> TrackWish:
     one = _track(track)
-    return TrackWish(label=one.track_type or "", scheme=one.scheme)
+    kid = None if one.kid is None else ids.kid_of(one.kid, "tracks.kid")
+    return TrackWish(label=one.track_type or "", scheme=one.scheme, kid=kid)
 
 
 def _normal(body: B) -> B:
@@ -218,7 +225,8 @@ def _track(track: str | TrackBody) -> TrackBody:
         return TrackBody(track_type=track.upper())
     if (track.track_type is None) == (track.label is None):
         raise InvalidRecord("a track has either track_type or label", field="tracks.track_type")
-    return TrackBody(track_type=(track.track_type or track.label or "").upper(), scheme=track.scheme)
+    kid = None if track.kid is None else ids.kid_of(track.kid, "tracks.kid").hex()
+    return TrackBody(track_type=(track.track_type or track.label or "").upper(), scheme=track.scheme, kid=kid)
 
 
 def epoch_ms(value: Time | None, field: str) -> int | None:

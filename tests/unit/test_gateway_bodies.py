@@ -39,6 +39,19 @@ def test_spellings_of_one_request_have_one_hash() -> None:
     assert request_hash("rotate", "acme", "a", read_body(spellings[0], IngestBody)) not in hashes
 
 
+def test_a_kid_is_one_however_it_is_written() -> None:
+    """Hex or a UUID, in either case: one request, and 16 bytes big-endian in the event."""
+    spellings = ("00010203-0405-0607-0809-0A0B0C0D0E0F", "000102030405060708090a0b0c0d0e0f")
+    bodies = [
+        read_body(json.dumps({"asset_id": "a", "tracks": [{"label": "sd", "kid": kid}]}).encode(), IngestBody)
+        for kid in spellings
+    ]
+    assert bodies[0] == bodies[1]
+    event = event_body_of(bodies[0], lambda: 1)
+    assert isinstance(event, AssetIngested)
+    assert event.tracks == (TrackWish(label="SD", kid=bytes(range(16))),)
+
+
 def test_body_becomes_the_event() -> None:
     """Every member stands in the event's body."""
     text = b"""{"asset_id":"a","tracks":["sd",{"track_type":"AUDIO","scheme":"cenc"}],"schemes":["cbcs"],
@@ -70,6 +83,11 @@ def test_body_becomes_the_event() -> None:
         (b'{"asset_id":"a","tracks":[{"track_type":"SD","label":"SD"}]}', "tracks.track_type"),
         (b'{"asset_id":"a","tracks":[{}]}', "tracks.track_type"),
         (b'{"asset_id":"a","tracks":[7]}', "tracks"),
+        (b'{"asset_id":"a","tracks":[{"track_type":"SD","kid":"0001"}]}', "tracks.kid"),
+        (
+            b'{"asset_id":"a","tracks":[{"track_type":"SD","kid":"{00010203-0405-0607-0809-0a0b0c0d0e0f}"}]}',
+            "tracks.kid",
+        ),
         (b'{"asset_id":"a","policy_id":"1"}', "policy_id"),
         (b'{"asset_id":"a","policy_id":-1}', "policy_id"),
         (b'{"asset_id":null}', "asset_id"),

@@ -2,15 +2,19 @@
 
 from functools import partial
 from itertools import count
+from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keymill.core.claims import claims_of
 from keymill.core.derive import derive_chosen
 from keymill.core.envelope import unwrap_imported, unwrap_keys
 from keymill.core.folding import fold
 from keymill.errors import Conflict, InvalidRecord, Misconfigured, Reject
+from keymill.kafka.outgoing import Outgoing
 from keymill.kms.keyring import Keyring
 from keymill.kms.provider import RootActivation
 from schemas import framing, topics
@@ -22,6 +26,7 @@ from schemas.records import DeadLetter, KeyOrigin
 from schemas.values import CLEAR_LABEL, Scheme
 from streams.decide import Decided, Decider
 from streams.runs import RawRecord
+from tests.agent_rig import AgentRig, bounded
 from tests.builders import INTAKE_KEK, K_FP, NOW, at, folded, imported, ingest, rotate, tracks_of
 from tests.fakes import MemoryKms
 from tests.known import MemoryKnown, decide
@@ -336,3 +341,26 @@ def test_refusals_are_conflicts_or_invalid() -> None:
     assert refused.value.field == "tracks.kid"
     assert isinstance(refused.value, Reject)
     assert claim_key("demo", K) == b"demo/" + K.hex().encode()
+
+
+def test_a_view_keeps_the_first_claim(tmp_path: Path) -> None:
+    """Whatever stands behind it; a claim under another KID's record key is quarantined."""
+    rig = AgentRig(tmp_path / "view", topics.CLAIMS)
+    try:
+        (first,) = claims_of(chosen(("SD", K)), folded(chosen(("SD", K))), at(3).position).values()
+        later = msgspec.structs.replace(first, asset="other")
+        misplaced = msgspec.structs.replace(first, kid=L)
+        sent = [(K, first), (K, later), (b"m" * 16, misplaced)]
+        records = [
+            Outgoing(topic=rig.target, record_key=claim_key("demo", kid), value=encode(each)) for kid, each in sent
+        ]
+        bounded(rig.publisher.publish(records))
+        rig.follow()
+        assert rig.reader.claim("demo", K) == first
+        assert (
+            rig.reader.claim("demo", L) is rig.reader.claim("demo", b"m" * 16) is rig.reader.claim("other", K) is None
+        )
+        assert [each.reason for each in rig.reader.rejected()] == ["record_key_of_another"]
+        assert rig.reader.regressions() == []
+    finally:
+        rig.close()

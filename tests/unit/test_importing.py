@@ -3,6 +3,7 @@
 import base64
 import csv
 import io
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -228,3 +229,13 @@ def test_csv_quotes_and_blank_lines_are_taken() -> None:
     writer.writerows([["asset", "track", "kid", "key"], [], ["film", " SD ", KID.hex(), KEY.hex()], ["", "", "", ""]])
     rows = list(read_rows("keys.csv", io.StringIO("\ufeff" + text.getvalue(), newline=""), []))
     assert [(row.asset, row.track, row.line) for row in rows] == [("film", "SD", 3)]
+
+
+def test_the_example_of_the_page_is_read() -> None:
+    """docs/import.md shows a file as it must be."""
+    page = (Path(__file__).parents[2] / "docs" / "import.md").read_text()
+    example = page.split("```\n")[1]
+    problems: list[Problem] = []
+    rows = list(read_rows("page", io.StringIO(example, newline=""), problems))
+    assert problems == []
+    assert [(row.track, row.scheme, row.iv is None) for row in rows] == [("SD", "cbcs", True), ("AUDIO", "cenc", False)]

@@ -129,8 +129,7 @@ class SqlOutbox:
         connection, self._connection = self._connection, None
         self._refused, self._places = [], {}
         if connection is not None:
-            with sql.failures(self._url):
-                connection.close()
+            sql.let_go(connection)
 
     def close(self) -> None:
         """See `Source`."""

@@ -7,7 +7,7 @@ a password, the last wrapped keys.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,6 +95,12 @@ def failures(url: URL) -> Iterator[None]:
         if error.connection_invalidated:
             raise Unavailable(f"the database {name_of(url)}: {_reason(error)}") from None
         raise Misconfigured(f"the database {name_of(url)}: {_reason(error)}") from None
+
+
+def let_go(connection: Connection) -> None:
+    """End what a connection is at, nothing of it done; never raises, since one that broke has ended already."""
+    with suppress(DBAPIError):
+        connection.close()
 
 
 def file_of(url: URL) -> Path | None:

@@ -26,6 +26,8 @@ from tests.outbox_rig import EXAMPLES, SharedLog, insert, make_outbox, rows_of, 
 from tests.postgres import fresh_database, running_postgres
 
 PARTITIONS = 12
+TERMINATE = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND pid != pg_backend_pid()"""
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +232,27 @@ def test_row_that_another_relay_has_under_way_holds_its_asset_only(server: URL) 
                 assert batch is not None and [item.name for item in batch.items] == [2]
         relay_all(url, log)
         assert [event.asset for event in log.events()] == ["film-1", "film-2", "film-1"]
+        outbox.dispose()
+
+
+def test_database_that_restarts_costs_a_repeat(server: URL) -> None:
+    """A connection that ends while its rows are under way: the relay says so, and reads the same rows again."""
+    with fresh_database(server) as url:
+        outbox = make_outbox(url)
+        insert(outbox, ("film-1", "ingest", "{}"))
+        with closing(source_of(url)) as source:
+            batch = source.read()
+            assert batch is not None
+            run_script(outbox, TERMINATE)
+            with pytest.raises(Unavailable):
+                source.acknowledge(batch, {batch.items[0].name: 0})
+            source.release()
+            again = source.read()
+            assert again is not None and again.upto == batch.upto
+            run_script(outbox, TERMINATE)
+            source.release()
+        relay_all(url, log := SharedLog())
+        assert len(log.records) == 1
         outbox.dispose()
 
 

@@ -4,7 +4,7 @@ import base64
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,26 @@ import httpx
 import msgspec
 import pytest
 
+from keymill.core.envelope import ClearKey, wrap_imported
 from keymill.kafka.admin import describe, end_offsets, load_adoptions
+from keymill.kafka.producer import Publisher
 from keymill.kafka.scan import scan_partition
+from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyfile_format import Content
+from keymill.kms.keyring import Keyring
 from keymill.kms.rotation import activate_kek, add_intake_kek, add_kek, add_root, retire_keks
 from keymill.ops import access
 from keymill.ops.supervise import Child
 from keymill.ops.tokens import ensure_token_key, put_service
+from keymill.secret import Secret
 from schemas import topics
+from schemas.codec import encode
+from schemas.events import AssetEvent, AssetIngested, TrackWish
+from schemas.ids import asset_key
 from schemas.topics import BY_NAME
 from tests.broker import embedded_kafka
 from tests.e2e.leaks import spellings
-from tests.gateway_rig import ORGANIZATION, Rig, eventually, running
+from tests.gateway_rig import ORGANIZATION, PARTITIONS, Rig, eventually, running
 from tests.kafka.test_commands import keymill, told
 from tests.proxy_rig import challenge
 
@@ -38,8 +46,9 @@ class Before:
     folder: Path
     rig: Rig
     film: dict[str, Any]
+    classic: bytes
     token: str
-    license: bytes
+    licenses: tuple[bytes, bytes]
     topic_ids: dict[str, str]
     saved: dict[str, Any]
     output: str
@@ -75,11 +84,37 @@ def programs(bootstrap: str, data: Path, *names: str) -> Iterator[dict[str, Chil
             child.wait_stopped(time.monotonic() + 25)
 
 
-def licensed(proxy: Child, film: dict[str, Any], token: str) -> httpx.Response:
-    """A ClearKey license for the film's tracks."""
+def licensed(proxy: Child, asset: str, kids: list[bytes], token: str) -> bytes | None:
+    """A ClearKey license; None while there is none."""
+    url = f"{proxy.url}/clearkey/{ORGANIZATION}/{asset}?token={token}"
+    answer = httpx.post(url, content=challenge(*kids), timeout=30)
+    return answer.content if answer.status_code == 200 else None
+
+
+def licenses(proxy: Child, film: dict[str, Any], token: str) -> tuple[bytes, bytes]:
+    """Of the derived keys, and of the imported and the chosen one."""
     kids = [bytes.fromhex(track["kid"].replace("-", "")) for track in film["tracks"]]
-    url = f"{proxy.url}/clearkey/{ORGANIZATION}/film?token={token}"
-    return httpx.post(url, content=challenge(*kids), timeout=30)
+    derived = eventually(lambda: licensed(proxy, "film", kids, token))
+    return derived, eventually(lambda: licensed(proxy, "classic", [IMPORTED, CHOSEN], token))
+
+
+def classic(key_file: Path) -> bytes:
+    """The event of an asset whose one key existed before, and whose other KID was chosen."""
+    keyring, kms = Keyring(KeyFile(key_file)), KeyFile(key_file)
+    epoch, kek = kms.intake_kek()
+    key = ClearKey(cek=Secret(b"e" * 16), iv=Secret(b"i" * 16))
+    existing = wrap_imported(
+        kek, keyring.k_fp(ORGANIZATION), organization=ORGANIZATION, kid=IMPORTED, key=key, intake_epoch=epoch
+    )
+    tracks = (TrackWish(label="SD", kid=IMPORTED, imported=existing), TrackWish(label="HD", kid=CHOSEN))
+    body = AssetIngested(tracks=tracks, product_id="gold")
+    return encode(AssetEvent(organization=ORGANIZATION, asset="classic", event_id=None, event_time=1, body=body))
+
+
+def send(bootstrap: str, event: bytes) -> None:
+    """As an ingest system does; and as one does that sends it again."""
+    with closing(Publisher(bootstrap, {topics.ASSETS.name: PARTITIONS})) as publisher:
+        publisher.flush_all([publisher.send(topics.ASSETS.name, asset_key(ORGANIZATION, "classic"), event)])
 
 
 def entitle(rig: Rig, user: str) -> None:
@@ -87,6 +122,7 @@ def entitle(rig: Rig, user: str) -> None:
     assert answer.is_success, answer.text
 
 
+IMPORTED, CHOSEN = b"\x11" * 16, b"\x22" * 16
 EVENT = {"asset_id": "film", "tracks": ["SD", "AUDIO"], "product_id": "gold"}
 
 
@@ -107,13 +143,15 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Before]:
         assert rig.client.delete(f"/v1/organizations/{ORGANIZATION}/entitlements/gone/gold").is_success
         film = rig.post("?wait=1", EVENT).json()
         issued = keymill(
-            "token", "issue", "--data", data, "--organization", ORGANIZATION, "--asset", "film", "--user", "eve",
+            "token", "issue", "--data", data, "--organization", ORGANIZATION, "--product", "gold", "--user", "eve",
             "--expires-in", "7200",
         )  # fmt: skip
         assert issued.returncode == 0, issued.stderr
         with programs(kafka.bootstrap, data, "proxy") as started:
             token = issued.stdout.strip()
-            answer = eventually(lambda: _served(licensed(started["proxy"], film, token)))
+            event = classic(data / "keys.json")
+            send(kafka.bootstrap, event)
+            given = licenses(started["proxy"], film, token)
             _rotate(data / "keys.json")
             backed_up = keymill(
                 "backup", folder / "keys.backup", *recipients, "--quorum", "2", "--data", data, *brokers, "--json"
@@ -121,7 +159,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Before]:
             assert backed_up.returncode == 0, backed_up.stdout + backed_up.stderr
         output += [done.stdout + done.stderr for done in (*people.values(), backed_up)]
         ids = {name: state.topic_id for name, state in describe(kafka.bootstrap, BY_NAME).items()}
-        yield Before(folder, rig, film, token, answer, ids, json.loads(backed_up.stdout), "".join(output))
+        yield Before(folder, rig, film, event, token, given, ids, json.loads(backed_up.stdout), "".join(output))
 
 
 def _rotate(key_file: Path) -> None:
@@ -132,10 +170,6 @@ def _rotate(key_file: Path) -> None:
     add_kek(key_file, ORGANIZATION)
     add_intake_kek(key_file)
     add_root(key_file, ORGANIZATION, int(time.time() * 1000) + 2 * 3_600_000, now_ms=int(time.time() * 1000))
-
-
-def _served(answer: httpx.Response) -> bytes | None:
-    return answer.content if answer.status_code == 200 else None
 
 
 def test_a_backup_is_verified_and_shown_without_brokers(before: Before) -> None:
@@ -201,7 +235,7 @@ def _last_time(bootstrap: str, topic: str) -> int:
 def _same_for_callers(before: Before, bootstrap: str, data: Path) -> None:
     """The old API key, signer, token and entitlement; and the license."""
     assert access.service(bootstrap, ORGANIZATION, "demo", "1.0") is not None
-    assert end_offsets(bootstrap, topics.ASSETS.name) == dict.fromkeys(range(4), 0)
+    assert end_offsets(bootstrap, topics.ASSETS.name) == dict.fromkeys(range(PARTITIONS), 0)
     with programs(bootstrap, data, "processor", "gateway", "proxy") as started:
         headers = {"authorization": f"Bearer {before.rig.key.secrets['api_key']}"}
         with httpx.Client(base_url=started["gateway"].url, headers=headers, timeout=30) as client:
@@ -210,18 +244,18 @@ def _same_for_callers(before: Before, bootstrap: str, data: Path) -> None:
             assert before.film["tracks"] == film["tracks"]
             tracks = {"content_id": "ZmlsbQ==", "tracks": [{"type": "SD"}], "policy": ""}
             assert rig.ask_keys(tracks)["status"] == "OK"
-        found = eventually(lambda: _served(licensed(started["proxy"], film, before.token)))
-        assert before.license == found
+        send(bootstrap, before.classic)
+        assert before.licenses == licenses(started["proxy"], film, before.token)
 
 
 def _nothing_secret(before: Before, texts: list[str]) -> None:
     """No key in what commands print, nor in the file."""
     content = msgspec.json.decode((before.rig.data / "keys.json").read_bytes(), type=Content)
-    keys = [base64.b64decode(kek.key) for kek in content.intake]
+    keys = [b"e" * 16, *(base64.b64decode(kek.key) for kek in content.intake)]
     for group in content.organizations.values():
         keys += [base64.b64decode(each.key) for each in (*group.roots, *group.keks)]
     private = [(before.folder / f"{name}.key").read_text().split()[-1].encode() for name in PEOPLE]
     needles = {spelt for key in (*keys, *private) for spelt in spellings(key)}
-    assert len(keys) == 2 + (2 + 4) + (1 + 1)
+    assert len(keys) == 1 + 2 + (2 + 4) + (1 + 1)
     for text in (before.file.read_bytes(), before.output.encode(), *(each.encode() for each in texts)):
         assert not [needle for needle in needles if needle in text]

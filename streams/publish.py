@@ -102,10 +102,11 @@ class Agent(Generic[T, D, L]):
         EVENTS.labels("refused").inc(len(decided.dead_letters))
 
     async def _attempt(self, run: Run, generation: object) -> D | None:
-        """Decide and publish; None when something had to be written first, so that the run is decided afresh."""
+        """Decide and publish; None when something had to be written or read first, and the run is decided afresh."""
         decided = await self.begin(run)
         async with self.owner.lock:
-            await self.settle(run.partition)
+            if not await self.settle(run.partition):
+                return None
             for index, record in enumerate(run.records):
                 if index % YIELD_EVERY == YIELD_EVERY - 1:
                     await asyncio.sleep(0)
@@ -125,9 +126,10 @@ class Agent(Generic[T, D, L]):
     async def prepare(self, decided: D) -> None:
         """Write what a provisional decision needs; returns when it is read back."""
 
-    async def settle(self, partition: int) -> None:
-        """Make what is known the newest, under the lock."""
+    async def settle(self, partition: int) -> bool:
+        """Make what is known the newest, under the lock; False to leave the turn to others first."""
         self.owner.read_back(partition)
+        return True
 
     async def _publish(self, partition: int, decided: D) -> None:
         try:

@@ -8,6 +8,7 @@ numbers are one worker's.
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
 
 from keymill.core.view import KidOwner
 from schemas import topics
@@ -22,6 +23,10 @@ from streams.runs import RawRecord, Run
 
 ReadEvents = Callable[[int, Sequence[int]], dict[int, RawRecord]]
 """Those of the given offsets of the asset topic's partition that exist, by offset. Blocking."""
+
+
+TURN_S: Final = 1.0
+"""How long the provisioner is kept from writing while the view reads back what was written; it takes milliseconds."""
 
 
 class Written(Kids):
@@ -73,6 +78,11 @@ class Requester(Agent[AssetRecord, Decided, Lookup]):
         offsets = self._requests.wanted(run)
         return Decided(await asyncio.to_thread(self._read, run.partition, offsets) if offsets else {})
 
-    async def settle(self, partition: int) -> None:
-        """See `Agent`."""
-        await self.owner.read_all_back(partition)
+    async def settle(self, partition: int) -> bool:
+        """See `Agent`. A view that stands still, as behind a pinned log, must not keep asset events waiting."""
+        try:
+            async with asyncio.timeout(TURN_S):
+                await self.owner.read_all_back(partition)
+        except TimeoutError:
+            return False
+        return True

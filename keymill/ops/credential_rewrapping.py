@@ -1,5 +1,6 @@
 """The secrets of credentials under a new KEK epoch: written by the command itself, since ops own the topic."""
 
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from keymill.core.rewrapping import credential_epoch, rewrap_credential
@@ -37,28 +38,33 @@ def rewrap_credentials(bootstrap: str, organization: str, epoch: int, keyring: K
         again = rewrap_credential(held, kek_of=lambda each: keyring.kek(organization, each), kek_epoch=epoch)
         changes.make(access.record_of(again), WHY)
     changes.finish()
-    for lost in _overtaken(bootstrap, number, ends[number], epoch):
+    for lost in overtaken(_written_since(bootstrap, number, ends[number]), epoch):
         changes.make(access.record_of(lost), WHY_LOST)
     changes.finish()
 
 
-def _overtaken(bootstrap: str, partition: int, start: int, epoch: int) -> list[Credential]:
+def overtaken(records: Iterable[Credential], epoch: int) -> list[Credential]:
     """
-    Changes that stand before the record that was wrapped again without them.
+    Changes that stand before a record which was wrapped again without them.
 
-    Everything after *start* is read; what was written before the credentials were read is among it, and does no harm
-    if it is written again, since nothing newer of somebody else's stands behind it.
+    Args:
+        records: in log order, from before the credentials were read. One that was read after all does no harm if it is
+            written again, since nothing newer of somebody else's stands behind it.
     """
-    end = end_offsets(bootstrap, topics.CREDENTIALS.name)[partition]
-    before: dict[bytes, Credential] = {}
-    lost: dict[bytes, Credential] = {}
-    for message in scan_partition(bootstrap, topics.CREDENTIALS.name, partition, start=start, end=end):
-        record_key, record = message.key() or b"", access.read(message)
-        if record is None:
-            continue
-        if credential_epoch(record) == epoch:
-            lost |= {record_key: before.pop(record_key)} if record_key in before else {}
-        else:
-            before[record_key] = record
-            lost.pop(record_key, None)
+    before: dict[str, Credential] = {}
+    lost: dict[str, Credential] = {}
+    for record in records:
+        name = record.credential
+        if credential_epoch(record) != epoch:
+            before[name] = record
+            lost.pop(name, None)
+        elif name in before:
+            lost[name] = before.pop(name)
     return list(lost.values())
+
+
+def _written_since(bootstrap: str, partition: int, start: int) -> Iterator[Credential]:
+    end = end_offsets(bootstrap, topics.CREDENTIALS.name)[partition]
+    for message in scan_partition(bootstrap, topics.CREDENTIALS.name, partition, start=start, end=end):
+        if record := access.read(message):
+            yield record

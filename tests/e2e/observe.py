@@ -30,6 +30,8 @@ class Observer:
     def __init__(self, bootstrap: str, partitions: int) -> None:
         self.written: list[Written] = []
         self.refused: list[Refused] = []
+        self.others: list[DeadLetter] = []
+        """Refused records that are no asset events."""
         self.kids: dict[str, dict[bytes, int]] = {}
         """By asset: KIDs with their key versions."""
         self.assets: dict[str, list[AssetRecord]] = {}
@@ -88,7 +90,11 @@ class Observer:
             self._index(event.record_key.encode(), message.value())
             self.written.append(event)
         else:
-            self.refused.append(history.refused(decode(message.value(), DeadLetter), at_ns))
+            letter = decode(message.value(), DeadLetter)
+            if letter.topic == topics.ASSETS.name:
+                self.refused.append(history.refused(letter, at_ns))
+            else:
+                self.others.append(letter)
         self._positions[place] = message.offset() + 1
 
     def _index(self, record_key: bytes, value: bytes | None) -> None:

@@ -14,21 +14,26 @@ from typing import Any
 import pytest
 
 from keymill.kafka.admin import end_offsets
+from keymill.kafka.outgoing import Outgoing
 from keymill.kafka.scan import scan_partition
 from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
 from keymill.ops import access
+from keymill.ops.changes import application
 from keymill.ops.credentials import Kind, create_credential
+from keymill.ops.owners import unexecuted
 from schemas import topics
 from schemas.access import NcpKey
-from schemas.codec import decode
-from schemas.ids import is_key_set
+from schemas.codec import decode, encode
+from schemas.ids import asset_key, is_key_set
+from schemas.operations import OwnerRequest, RequestKind
 from schemas.records import KeyRecord
 from tests.e2e.load import ORGANIZATION
 from tests.e2e.player import Player
 from tests.e2e.programs import CLI, get, wait_for
-from tests.e2e.rig import Rig
+from tests.e2e.rig import GROUP, PARTITIONS, Rig
 from tests.gateway_rig import ncp_headers
+from tests.history import Accepted
 
 pytestmark = pytest.mark.timeout(240)
 ASSETS = 400
@@ -138,8 +143,39 @@ def test_a_kek_is_rotated_under_load_and_through_kills(rig: Rig) -> None:
     proxy.wait_ready()
     cold = Player(proxy.url, rig.data, rig.observer, rig.served)
     assert Counter({200: ASSETS}) == Counter(cold.ask(name) for name in names)
-    assert 0 == processor.stop(), processor.tail()
+    _repairs_change_nothing(rig, driver.accepted, names[:20])
+    assert [0, 0, 0] == [program.stop() for program in (processor, gateway, proxy)]
     rig.verdict()
+
+
+def _repairs_change_nothing(rig: Rig, accepted: list[Accepted], names: list[str]) -> None:
+    """The owner reads the named events again, finds all of it there, and refuses a request for what is not there."""
+    partitions, before = {topics.REQUESTS.name: PARTITIONS}, end_offsets(rig.bootstrap, topics.KEYS.name)
+    letters = len(rig.observer.others)
+    offsets = {name: tuple(sorted(each.offset for each in accepted if each.asset == name)) for name in names}
+    assert all(offsets.values())
+    with application(rig.bootstrap, partitions) as changes:
+        for name in names:
+            changes.make(_repair(name, offsets[name]), "repair")
+        changes.make(_repair(names[0], (*offsets[names[0]], 10**9)), "repair")
+        changes.finish()
+    ends = end_offsets(rig.bootstrap, topics.REQUESTS.name)
+    wait_for(lambda: not unexecuted(rig.bootstrap, GROUP, ends), 30)
+    assert before == end_offsets(rig.bootstrap, topics.KEYS.name)
+    rig.observer.read_to_end()
+    assert ["event_missing"] == [each.reason for each in rig.observer.others[letters:]]
+
+
+def _repair(asset: str, offsets: tuple[int, ...]) -> Outgoing:
+    request = OwnerRequest(
+        organization=ORGANIZATION,
+        asset=asset,
+        kind=RequestKind.REPAIR,
+        offsets=offsets,
+        request_id="r-1",
+        requested=time.time_ns() // 1_000_000,
+    )
+    return Outgoing(topic=topics.REQUESTS.name, record_key=asset_key(ORGANIZATION, asset), value=encode(request))
 
 
 def _ingest(driver: Any, stop: threading.Event) -> None:

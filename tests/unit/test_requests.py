@@ -158,6 +158,24 @@ def test_a_record_that_the_view_has_not_read_back_is_wrapped_again_too(rig: Rig)
     assert [2] == [each.kek_epoch for each in rig.key_records()]
 
 
+def test_a_view_that_stands_still_keeps_only_requests_waiting(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They leave the provisioner its turn, and are executed when the view goes on."""
+    monkeypatch.setattr("streams.requests.TURN_S", 0.05)
+    rig.provision(ingest("SD"), follow=False)
+    rig.kms.kek_epochs = (1, 2)
+    rig.log(rotate(2))
+
+    async def stuck() -> None:
+        async with under_way(rig.requester.handle(requests(rewrap(1)))) as task:
+            await rig.provisioner.handle(Run(ASSETS, HERE, 1, 1, 1, 2, rig.events[1:], 1))
+            assert not task.done()
+            rig.follow()
+            await task
+
+    bounded(stuck())
+    assert 2 == len(rig.publisher.batches)
+
+
 @pytest.mark.parametrize(
     ("request_", "code", "field"),
     [

@@ -11,6 +11,7 @@ from keymill.core.rewrapping import credential_epoch, rewrap_credential
 from keymill.errors import Corrupt, InvalidRecord
 from keymill.kms.keyring import Keyring
 from keymill.kms.provider import KekEpoch, KekState
+from keymill.ops.credential_rewrapping import overtaken
 from keymill.ops.owners import barriers
 from keymill.ops.rotate_root import time_of
 from keymill.ops.rotating import LIVE_MS, Lagging, Situation, Step, behind, due, live, plan, target_of, without
@@ -167,6 +168,16 @@ def test_a_credential_wrapped_again_is_what_was_made_under_that_epoch(kind: str)
     assert (1, 2) == (credential_epoch(credential(kind, 1)), credential_epoch(again))
     with pytest.raises(Corrupt):
         rewrap_credential(credential(kind, 1), kek_of=lambda epoch: kek_of(epoch + 1), kek_epoch=2)
+
+
+def test_a_change_that_came_between_is_made_again() -> None:
+    """A revocation written just before the record that was wrapped again without it would be lost otherwise."""
+    held, again = credential("signer", 1), credential("signer", 2)
+    revoked = msgspec.structs.replace(held, revoked=True)
+    assert [revoked] == overtaken([revoked, again], 2)
+    assert [] == overtaken([again], 2)
+    assert [] == overtaken([again, revoked], 2)
+    assert [] == overtaken([revoked, again, revoked], 2)
 
 
 def test_a_credential_without_a_secret_is_of_no_epoch() -> None:

@@ -20,12 +20,14 @@ FULL = {
     "latency": ["--rate", "100", "--seconds", "20"],
     "bootstrap": ["--records", "1000000"],
     "licenses": [],
+    "replay": ["--assets", "40000"],
 }
 QUICK = {
     "processor": ["--events", "5000"],
     "latency": ["--rate", "50", "--seconds", "3"],
     "bootstrap": ["--records", "50000"],
     "licenses": ["--seconds", "2"],
+    "replay": ["--assets", "5000"],
 }
 
 

@@ -113,11 +113,14 @@ class Decider:
             chosen = any(track.kid is not None for track in need.tracks)
             given = self._given(need, event, at.position, folded.changed, decided, lookup) if chosen else NONE_GIVEN
             if given is not None:
-                decided.key_records[need.record_key] = encode(make_key_record(folded.asset, need, keys, given))
+                decided.key_records[need.record_key] = self._made(folded.asset, need, keys, given)
                 decided.request_ids[need.record_key] = request_id_of(record)
         if folded.changed:
             decided.assets[record_key] = folded.asset
             decided.request_ids[record_key] = request_id_of(record)
+
+    def _made(self, asset: AssetRecord, need: Needed, keys: Keys, given: Mapping[bytes, GivenKey]) -> bytes:
+        return encode(make_key_record(asset, need, keys, given))
 
     def _given(
         self, need: Needed, event: AssetEvent, at: LogPosition, changed: bool, decided: Decided, lookup: Lookup

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from keymill.core.derive import derive, fingerprint
+from keymill.core.derive import derive, derive_name, fingerprint
 from keymill.core.envelope import wrap_keys
 from keymill.core.identity import ALL_TRACKS, canonical, key_set_digest
 from keymill.core.period import period_at
@@ -163,6 +163,32 @@ def make_key_record(
         event=need.event,
     )
     return msgspec.structs.replace(bare, wrapped=wrap_keys(keys.kek, bare, made))
+
+
+def name_key_record(asset: AssetRecord, need: Needed, keys: Keys) -> KeyRecord:
+    """
+    Like `make_key_record`, with epoch 0 and nothing wrapped: KIDs, fingerprints and identity, to compare with.
+
+    Not for tracks with a KID of the caller's.
+    """
+    before = canonical(asset.organization, asset.asset, need.key_version, need.period.index if need.period else None)
+    after = canonical(need.root_version, need.salt)
+    tracks = []
+    for track in need.tracks:
+        kid, fp = derive_name(keys.prk, keys.k_fp, before + canonical(*_own(need, track)) + after)
+        origin = KeyOrigin.DERIVED
+        tracks.append(TrackKey(kid=kid, fp=fp, label=track.label, scheme=track.scheme, origin=origin))
+    return KeyRecord(
+        kek_epoch=0,
+        tracks=tuple(tracks),
+        wrapped=b"",
+        organization=asset.organization,
+        asset=asset.asset,
+        key_version=need.key_version,
+        root_version=need.root_version,
+        period=need.period,
+        event=need.event,
+    )
 
 
 def _own(need: Needed, track: TrackIdentity) -> tuple[str, str]:

@@ -1,10 +1,11 @@
 """What replaying the events of one partition gives, which is also all that its decider may know."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from schemas.ids import asset_key
-from schemas.records import AssetRecord, Claim, KeyRecord
+from schemas.records import AssetRecord, Claim, DeadLetter, KeyRecord
+from streams.decide import Decided, Decider
+from streams.runs import RawRecord
 
 Winners = Mapping[tuple[str, bytes], Claim]
 """The claim that won, by organization and KID (`keymill.ops.claimed`)."""
@@ -12,21 +13,50 @@ NOBODY: Final[Winners] = {}
 
 
 class Recomputed:
-    """A `streams.decide.Lookup`; `unclaimed` are the record keys of assets with an event that lacks a claim."""
+    """
+    One decision that every event of a partition is added to, and the `streams.decide.Lookup` over it.
 
-    def __init__(self, winners: Winners) -> None:
+    `unclaimed` are the record keys of assets with an event that lacks a claim, `lacking_claims` those of the last one.
+    """
+
+    def __init__(self, decided: Decided, winners: Winners) -> None:
+        self.decided = decided
         self.winners = winners
         self.unclaimed: set[bytes] = set()
-        self.assets: dict[bytes, AssetRecord] = {}
-        self.key_records: dict[bytes, bytes] = {}
+        self.lacking_claims: tuple[bytes, ...] = ()
+        self._letters = 0
+
+    def take(self, event: RawRecord, decider: Decider) -> bool:
+        """Decide the next event; False, and no trace but `lacking_claims`, when a claim that it calls for was not made."""
+        record_key, decided = event.key or b"", self.decided
+        asset, keys = decided.assets.get(record_key), len(decided.key_records)
+        decider.record(event, decided, self)
+        if not decided.claims:
+            return True
+        self.lacking_claims = tuple(decided.claims)
+        self.unclaimed.add(record_key)
+        decided.claims.clear()
+        while len(decided.key_records) > keys:
+            decided.key_records.popitem()
+        if asset is None:
+            decided.assets.pop(record_key, None)
+        else:
+            decided.assets[record_key] = asset
+        return False
+
+    def new_letters(self) -> Sequence[DeadLetter]:
+        """The dead letters since the last call."""
+        new = self.decided.dead_letters[self._letters :]
+        self._letters = len(self.decided.dead_letters)
+        return new
 
     def asset(self, organization: str, asset: str) -> AssetRecord | None:
-        """See `streams.decide.Lookup`."""
-        return self.assets.get(asset_key(organization, asset))
+        """See `streams.decide.Lookup`. What was decided is asked first."""
+        return None
 
     def has(self, record_key: bytes) -> bool:
         """See `streams.decide.Lookup`."""
-        return record_key in self.key_records
+        return False
 
     def claim(self, organization: str, kid: bytes) -> Claim | None:
         """See `streams.claims.Claimed`."""

@@ -24,15 +24,18 @@ from keymill.ops.recomputed import Winners
 from keymill.ops.replaying import Held, Report, compare
 from keymill.ops.replaying_policies import HeldPolicies, compare_policies
 from keymill.ops.source import Source
+from keymill.ops.verifying import Verifier
 from schemas.framing import decode_event
 from streams import decide, policies
 from streams.registry import registry_lookup
 
 
-def asset_decider(settings: ProcessorSettings, keyring: Keyring, assets: Source) -> decide.Decider:
-    """The processors' own, for what that source holds."""
+def asset_decider(
+    settings: ProcessorSettings, keyring: Keyring, assets: Source, kind: type[decide.Decider] = decide.Decider
+) -> decide.Decider:
+    """The processors' own, or one that decides as they do, for what that source holds."""
     decoder = partial(decode_event, registry=registry_lookup(settings.registry_url))
-    return decide.Decider(keyring, decoder, partitions=assets.partitions, generation=assets.adopted.generation)
+    return kind(keyring, decoder, partitions=assets.partitions, generation=assets.adopted.generation)
 
 
 def policy_decider(keyring: Keyring, changes: Source) -> policies.Decider:
@@ -50,7 +53,7 @@ def verify(
         changes = Source.open(scanner, bootstrap, source.POLICIES)
         keyring = Keyring(KeyFile(settings.keys_path))
         winners = winners_of(scanner, bootstrap)
-        decider, keeper = asset_decider(settings, keyring, assets), policy_decider(keyring, changes)
+        decider, keeper = asset_decider(settings, keyring, assets, Verifier), policy_decider(keyring, changes)
         with Advance("replaying partitions", assets.partitions + changes.partitions, console=console) as progress:
             for partition in range(assets.partitions):
                 look(_verify_assets(assets, partition, decider, report, winners))

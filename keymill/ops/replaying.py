@@ -10,13 +10,14 @@ from typing import Final
 
 import msgspec
 
-from keymill.core.view import identity_of
 from keymill.errors import InvalidRecord
 from keymill.ops.recomputed import NOBODY, Recomputed, Winners
+from keymill.ops.verifying import names_of, same_keys
+from keymill.snapshot import peek
 from schemas import topics
 from schemas.codec import decode, encode
 from schemas.ids import is_key_set
-from schemas.records import AssetRecord, DeadLetter, KeyRecord
+from schemas.records import AssetRecord, DeadLetter
 from schemas.values import Record
 from streams.decide import Decided, Decider
 from streams.runs import RawRecord, Run
@@ -39,6 +40,10 @@ class Difference(Record, frozen=True, kw_only=True):
     kind: str
     record_key: str
     detail: str
+
+
+_WHOLE: Final = Run(topic=topics.ASSETS.name, partition=0, generation=0, epoch=0, start=0, end=0, records=(), size=0)
+"""A replay is one run without end; nobody commits it."""
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -100,17 +105,23 @@ class Held:
         self.values[record_key] = value
         if not is_key_set(record_key):
             try:
-                position = decode(value, AssetRecord).applied
+                self.applied[record_key] = _applied(record_key, value)
             except InvalidRecord as error:
                 self._refuse(record_key, str(error), report)
                 return
-            self.applied[record_key] = (position.generation, position.offset)
             self.newest = max(self.newest, self.applied[record_key])
 
     def _refuse(self, record_key: bytes, detail: str, report: Report) -> None:
         report.note("different", record_key, detail)
         self.wrong.add(record_key)
         self.values.pop(record_key, None)
+
+
+def _applied(record_key: bytes, value: bytes) -> tuple[int, int]:
+    if (found := peek.asset_peek(value, names_of(record_key))) is not None:
+        return found.applied
+    position = decode(value, AssetRecord).applied
+    return position.generation, position.offset
 
 
 def compare(
@@ -136,7 +147,7 @@ def compare(
         all_due: nothing is pending: what is held may be lost, and nobody else is at work.
         winners: of all claims. An event without them was never decided: it and its asset's later ones are pending.
     """
-    again = Recomputed(winners)
+    again = Recomputed(decider.begin(_WHOLE), winners)
     for event in events:
         report.events += 1
         if event.offset in refused:
@@ -145,24 +156,19 @@ def compare(
         if (not all_due and _is_pending(event, held, generation)) or event.key in again.unclaimed:
             report.pending += 1
             continue
-        decided = decider.begin(run_of(event, generation))
-        decider.record(event, decided, again)
-        if decided.claims:
-            _note_claims(event, decided, held, report, again)
+        if not again.take(event, decider):
+            _note_claims(event, held, report, again)
             continue
-        for letter in decided.dead_letters:
+        for letter in again.new_letters():
             report.note("missing", event.key or b"", f"dead letter of offset {event.offset}: {letter.message}")
             refuse(letter)
-        again.assets.update(decided.assets)
-        again.key_records.update(decided.key_records)
-    _judge(again, held, report, lacking)
+    _judge(again.decided, held, report, lacking)
 
 
-def _note_claims(event: RawRecord, decided: Decided, held: Held, report: Report, again: Recomputed) -> None:
+def _note_claims(event: RawRecord, held: Held, report: Report, again: Recomputed) -> None:
     record_key = event.key or b""
-    again.unclaimed.add(record_key)
     report.pending += 1
-    for claim in decided.claims if record_key in held.applied else ():
+    for claim in again.lacking_claims if record_key in held.applied else ():
         report.note("missing", claim, f"claim of the event at offset {event.offset}")
 
 
@@ -174,21 +180,7 @@ def _is_pending(event: RawRecord, held: Held, generation: int) -> bool:
     return at > reached
 
 
-def run_of(event: RawRecord, generation: int) -> Run:
-    """A run of that record alone."""
-    return Run(
-        topic=event.topic,
-        partition=event.partition,
-        generation=generation,
-        epoch=0,
-        start=event.offset,
-        end=event.offset + 1,
-        records=(event,),
-        size=0,
-    )
-
-
-def _judge(again: Recomputed, held: Held, report: Report, lacking: Lacking) -> None:
+def _judge(again: Decided, held: Held, report: Report, lacking: Lacking) -> None:
     for record_key, expected in again.key_records.items():
         if record_key not in held.wrong:
             _judge_key_record(record_key, expected, held.values.get(record_key), report, lacking)
@@ -222,7 +214,7 @@ def _judge_key_record(
         lacking(record_key, expected)
         return
     try:
-        same = value == expected or identity_of(decode(value, KeyRecord)) == identity_of(decode(expected, KeyRecord))
+        same = same_keys(record_key, value, expected)
     except InvalidRecord as error:
         report.note("different", record_key, str(error))
         return

@@ -8,13 +8,13 @@ partitions of one number, so one partition at a time is complete in itself.
 from collections.abc import Iterable
 
 from keymill.errors import InvalidRecord
-from keymill.ops.replaying import Report, run_of
+from keymill.ops.replaying import Report
 from schemas import topics
 from schemas.codec import decode
 from schemas.records import PolicyRecord
 from schemas.values import LogPosition
 from streams.policies import Decider
-from streams.runs import RawRecord
+from streams.runs import RawRecord, Run
 
 _NOTHING = LogPosition(generation=0, offset=-1)
 
@@ -103,3 +103,17 @@ def _judge(again: _Recomputed, held: HeldPolicies, report: Report) -> None:
             report.identical += 1
     for record_key in held.records.keys() - again.records.keys():
         report.note("unexpected", record_key, f"no change of {topics.POLICY_CHANGES.name} calls for it")
+
+
+def run_of(event: RawRecord, generation: int) -> Run:
+    """A run of that record alone."""
+    return Run(
+        topic=event.topic,
+        partition=event.partition,
+        generation=generation,
+        epoch=0,
+        start=event.offset,
+        end=event.offset + 1,
+        records=(event,),
+        size=0,
+    )

@@ -118,6 +118,18 @@ def key_tracks(value: bytes, names: bytes) -> list[tuple[bytes, bytes]] | None:
     return _ONE_TRACK.findall(value, start + 1, end - 1)
 
 
+def key_identity(value: bytes, names: bytes) -> bytes | None:
+    """
+    A usual key record's bytes without epoch and wrapped keys, for comparison; None for anything else.
+
+    Equal ones are of the same tracks, identity and event. *names* as for `key_tracks`.
+    """
+    head = _KEY_HEAD.match(value)
+    if head is None or not value.startswith(names, head.end()):
+        return None
+    return head.group(1) + b"\x00" + value[head.end() :]
+
+
 def is_usual_asset(value: bytes, names: bytes) -> bool:
     """Whether it is a usual record of that asset; *names* as for `key_tracks`."""
     return value.startswith(_ASSET_HEADER + names) and bool(_ASSET_TAIL.match(value, _HEADER_SIZE + len(names)))

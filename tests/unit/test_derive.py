@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
-from keymill.core.derive import derive_key, fingerprint, uuid8
+from keymill.core.derive import derive, derive_key, derive_name, fingerprint, uuid8
 from keymill.core.identity import KeyIdentity
 from keymill.secret import Secret
 from schemas.values import Scheme
@@ -113,3 +113,11 @@ def test_a_fingerprint_depends_on_key_kid_and_cek():
     assert fingerprint(Secret(b"g" * 32), kid, cek) != first
     assert fingerprint(k_fp, b"l" * 16, cek) != first
     assert fingerprint(k_fp, kid, Secret(b"d" * 16)) != first
+
+
+def test_the_name_of_a_key_is_what_derivation_gives() -> None:
+    """KID and fingerprint, without making the IV."""
+    prk, k_fp = Secret(b"p" * 32), Secret(b"f" * 32)
+    for preimage in (b"", b"demo/asset", bytes(300)):
+        key = derive(prk, preimage)
+        assert (key.kid, fingerprint(k_fp, key.kid, key.cek)) == derive_name(prk, k_fp, preimage)

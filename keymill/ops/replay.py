@@ -4,7 +4,6 @@
 Writes nothing, may run while everything serves.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import msgspec
@@ -43,10 +42,8 @@ def policy_decider(keyring: Keyring, changes: Source) -> policies.Decider:
     return policies.Decider(keyring, partitions=changes.partitions, generation=changes.adopted.generation)
 
 
-def verify(
-    settings: ProcessorSettings, bootstrap: str, console: Console, look: Callable[[Held], None] = lambda _held: None
-) -> Report:
-    """Replay every partition of both source topics; *look* is shown what each partition of the key topic holds."""
+def verify(settings: ProcessorSettings, bootstrap: str, console: Console) -> Report:
+    """Replay every partition of both source topics."""
     report = Report()
     with Scanner(bootstrap) as scanner:
         assets = Source.open(scanner, bootstrap, source.ASSETS)
@@ -56,15 +53,16 @@ def verify(
         decider, keeper = asset_decider(settings, keyring, assets, Verifier), policy_decider(keyring, changes)
         with Advance("replaying partitions", assets.partitions + changes.partitions, console=console) as progress:
             for partition in range(assets.partitions):
-                look(_verify_assets(assets, partition, decider, report, winners))
+                verify_assets(assets, partition, decider, report, winners)
                 progress.step()
             for partition in range(changes.partitions):
-                _verify_policies(changes, partition, keeper, report)
+                verify_policies(changes, partition, keeper, report)
                 progress.step()
     return report
 
 
-def _verify_assets(assets: Source, partition: int, decider: decide.Decider, report: Report, winners: Winners) -> Held:
+def verify_assets(assets: Source, partition: int, decider: decide.Decider, report: Report, winners: Winners) -> Held:
+    """Replay one partition of the asset events; returns what the key topic holds."""
     held = Held(partition)
     for record_key, value in assets.held(partition):
         held.add(record_key, value, report)
@@ -73,12 +71,14 @@ def _verify_assets(assets: Source, partition: int, decider: decide.Decider, repo
     return held
 
 
-def _verify_policies(changes: Source, partition: int, decider: policies.Decider, report: Report) -> None:
+def verify_policies(changes: Source, partition: int, decider: policies.Decider, report: Report) -> HeldPolicies:
+    """Replay one partition of the policy changes; returns what the policy topic holds."""
     held = HeldPolicies()
     for record_key, value in changes.held(partition):
         held.add(record_key, value, report)
     refused, generation = changes.refused(partition), changes.adopted.generation
     compare_policies(changes.events(partition), held, decider, generation, report, refused)
+    return held
 
 
 def replay(settings: File = None, data: Data = None, bootstrap: Bootstrap = None, as_json: Json = False) -> int:

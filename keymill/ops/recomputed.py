@@ -27,7 +27,7 @@ class Recomputed:
         self._letters = 0
 
     def take(self, event: RawRecord, decider: Decider) -> bool:
-        """Decide the next event; False, and no trace but `lacking_claims`, when a claim that it calls for was not made."""
+        """Decide the next event; False, and no trace but `lacking_claims`, when a claim of it was never made."""
         record_key, decided = event.key or b"", self.decided
         asset, keys = decided.assets.get(record_key), len(decided.key_records)
         decider.record(event, decided, self)

@@ -3,6 +3,8 @@
 from enum import StrEnum
 from typing import Final
 
+import msgspec
+
 from schemas import access, audit, events, operations, records
 from schemas.ids import partition_key
 from schemas.partition import partition_for
@@ -201,6 +203,16 @@ CATALOGUE: Final = (
     DEAD_LETTERS,
 )
 BY_NAME: Final = {topic.name: topic for topic in CATALOGUE}
+
+
+def in_set(topic: Topic, prefix: str) -> Topic:
+    """The topic of another set of topics: the same but for its name, `PREFIX.` before it."""
+    return msgspec.structs.replace(topic, name=f"{prefix}.{topic.name}")
+
+
+def entry_of(name: str) -> Topic:
+    """The catalogue's entry for a topic of that name, or of another set (`in_set`); `KeyError` for any other."""
+    return BY_NAME.get(name) or BY_NAME[name.partition(".")[2]]
 
 
 def partition_of(topic: Topic, record_key: bytes, partitions: int) -> int:

@@ -50,7 +50,7 @@ def place(record: Outgoing, partitions: Mapping[str, int]) -> int:
         Misconfigured: the count of the topic was not given, or it has no such partition.
         ValueError: a tombstone where none may be, or a dead letter without its partition.
     """
-    topic = topics.BY_NAME[record.topic]
+    topic = topics.entry_of(record.topic)
     _check_size(record, topic)
     if record.value is None and topic is not topics.ENTITLEMENTS:
         raise ValueError(f"{name_of(record)}: only entitlements are tombstoned")

@@ -1,8 +1,8 @@
 """`keymill rebuild`: make again what was derived and is lost (ARCHITECTURE.md, step 9)."""
 
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -10,24 +10,23 @@ import typer
 
 from keymill.config import ProcessorSettings, load
 from keymill.kafka.scan import Scanner
-from keymill.kms.keyfile import KeyFile
-from keymill.kms.keyring import Keyring
 from keymill.ops import source
 from keymill.ops.address import bootstrap_of
-from keymill.ops.changes import Changes, Plan, application
-from keymill.ops.claimed import winners_of
+from keymill.ops.changes import Plan, application
+from keymill.ops.filling import Fill, fill_keys, fill_policies
 from keymill.ops.groups import require_empty
 from keymill.ops.options import Bootstrap, Data, File, Json
-from keymill.ops.progress import Advance
-from keymill.ops.rebuilding import Target, complete, lacking_to, prepare, refused_to, target_of
-from keymill.ops.replay import asset_decider
-from keymill.ops.replaying import Held, Report, compare
+from keymill.ops.rebuild_snapshot import rebuild_snapshot, show_snapshot
+from keymill.ops.rebuilding import Target, complete, prepare, target_of
+from keymill.ops.replaying import Report
 from keymill.ops.source import Source
+from keymill.snapshot.store import GIB
 from schemas import topics
 
 DIFFERENT = 1
 WAIT_S = 60
 """Longer than the session timeout, which a static member stays in the group after its process has ended."""
+CATCH_UP_S = 600
 
 Apply = Annotated[bool, typer.Option("--apply", help="do it; without it the plan is shown")]
 Wait = Annotated[int, typer.Option("--wait", min=0, help="seconds to wait for the processor group to become empty")]
@@ -52,10 +51,46 @@ def keys(
     is at work. Killed, it is run again: it writes what is still missing.
     """
     loaded = load(ProcessorSettings, file=settings, data=data, bootstrap=bootstrap)
-    return _rebuild(loaded, source.ASSETS, _fill_keys, apply, wait_s, as_json)
+    return _rebuild(loaded, source.ASSETS, fill_keys, apply, wait_s, as_json)
 
 
-Fill = Callable[[ProcessorSettings, Source, Changes, Report], None]
+@app.command("policies")
+def policies(
+    settings: File = None,
+    data: Data = None,
+    bootstrap: Bootstrap = None,
+    apply: Apply = False,
+    wait_s: Wait = WAIT_S,
+    as_json: Json = False,
+) -> int:
+    """
+    Fill the policy topic from the policy changes; create it first if it is gone, adopt it when it is whole.
+
+    As `keymill rebuild keys` in everything else.
+    """
+    loaded = load(ProcessorSettings, file=settings, data=data, bootstrap=bootstrap)
+    return _rebuild(loaded, source.POLICIES, fill_policies, apply, wait_s, as_json)
+
+
+@app.command("snapshot")
+def snapshot(
+    folder: Annotated[Path, typer.Argument(help="a view's folder, DATA/views/NAME")],
+    settings: File = None,
+    data: Data = None,
+    bootstrap: Bootstrap = None,
+    apply: Apply = False,
+    wait_s: Annotated[int, typer.Option("--wait", min=1, help="seconds the view may take to catch up")] = CATCH_UP_S,
+    as_json: Json = False,
+) -> int:
+    """
+    Wipe a view and read it anew from the topics that it follows, until it has caught up.
+
+    Its program must be stopped, or be started without it: exit code 2 while a follower writes it.
+    """
+    loaded = load(ProcessorSettings, file=settings, data=data, bootstrap=bootstrap)
+    told = rebuild_snapshot(folder, bootstrap_of(loaded), loaded.map_size_gib * GIB, apply=apply, wait_s=wait_s)
+    show_snapshot(told, as_json)
+    return 0 if apply else DIFFERENT
 
 
 def _rebuild(
@@ -71,28 +106,12 @@ def _rebuild(
             prepare(brokers, target, read)
         partitions = {pair.made.name: read.partitions, topics.DEAD_LETTERS.name: read.partitions}
         with application(brokers, partitions) if apply else nullcontext(Plan()) as changes:
-            fill(settings, read, changes, report)
+            fill(settings, brokers, read, changes, report)
             changes.finish()
     whole = complete(brokers, target, report) if apply else target.adopted and not changes.counts
     seconds = time.monotonic() - began
     _show(_outcome(target, report, changes, apply, seconds), as_json)
     return 0 if whole and not report.different and not report.unexpected else DIFFERENT
-
-
-def _fill_keys(settings: ProcessorSettings, assets: Source, changes: Changes, report: Report) -> None:
-    decider = asset_decider(settings, Keyring(KeyFile(settings.keys_path)), assets)
-    winners = winners_of(assets.scanner, bootstrap_of(settings))
-    with Advance("rebuilding keys, events", sum(assets.source_ends.values())) as progress:
-        for partition in range(assets.partitions):
-            held = Held(partition)
-            for record_key, value in assets.held(partition):
-                held.add(record_key, value, report)
-            compare(
-                assets.events(partition), held, decider, assets.adopted.generation, report, assets.refused(partition),
-                lacking=lacking_to(changes, topics.KEYS.name, partition), refuse=refused_to(changes), all_due=True,
-                winners=winners,
-            )  # fmt: skip
-            progress.step(assets.source_ends[partition])
 
 
 def _outcome(target: Target, report: Report, changes: Plan, applied: bool, seconds: float) -> dict[str, Any]:

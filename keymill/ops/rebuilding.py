@@ -41,7 +41,7 @@ def prepare(bootstrap: str, target: Target, source: Source) -> None:
     if not target.exists:
         state = describe(bootstrap, [source.pair.source.name])[source.pair.source.name]
         with connected(bootstrap) as client:
-            create(client, [topics.BY_NAME[target.name]], source.partitions, state.replicas)
+            create(client, [source.pair.made], source.partitions, state.replicas)
 
 
 def complete(bootstrap: str, target: Target, report: Report) -> bool:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from schemas.codec import decode
+from schemas.ids import asset_key
 from schemas.records import AssetRecord, Claim, DeadLetter, KeyRecord
 from streams.decide import Decided, Decider
 from streams.runs import RawRecord
@@ -17,11 +19,16 @@ class Recomputed:
     One decision that every event of a partition is added to, and the `streams.decide.Lookup` over it.
 
     `unclaimed` are the record keys of assets with an event that lacks a claim, `lacking_claims` those of the last one.
+
+    Args:
+        before: the records that the first event finds, by record key.
     """
 
-    def __init__(self, decided: Decided, winners: Winners) -> None:
+    def __init__(self, decided: Decided, winners: Winners, before: Mapping[bytes, bytes]) -> None:
         self.decided = decided
         self.winners = winners
+        self.met: set[bytes] = set()
+        self._before = before
         self.unclaimed: set[bytes] = set()
         self.lacking_claims: tuple[bytes, ...] = ()
         self._letters = 0
@@ -52,7 +59,8 @@ class Recomputed:
 
     def asset(self, organization: str, asset: str) -> AssetRecord | None:
         """See `streams.decide.Lookup`. What was decided is asked first."""
-        return None
+        value = self._before.get(asset_key(organization, asset)) if self._before else None
+        return None if value is None else decode(value, AssetRecord)
 
     def has(self, record_key: bytes) -> bool:
         """See `streams.decide.Lookup`."""

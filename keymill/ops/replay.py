@@ -1,103 +1,90 @@
 """
-`keymill replay`: read the log from its beginning and compare (ARCHITECTURE.md, step 9).
+`keymill replay`: decide the logs again and compare with what was made of them (ARCHITECTURE.md, step 9).
 
-Writes nothing, may run while everything serves.
+May run while everything serves. Verify and simulate write nothing, repair asks the owners for what is missing, and
+`--into` writes another set of topics.
 """
 
-from functools import partial
+from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import typer
 from rich.console import Console
 
 from keymill.config import ProcessorSettings, load
-from keymill.kafka.scan import Scanner
-from keymill.kms.keyfile import KeyFile
-from keymill.kms.keyring import Keyring
-from keymill.ops import source
+from keymill.errors import InvalidRecord
 from keymill.ops.address import bootstrap_of
-from keymill.ops.claimed import winners_of
 from keymill.ops.options import Bootstrap, Data, File, Json
-from keymill.ops.progress import Advance
-from keymill.ops.recomputed import Winners
-from keymill.ops.replaying import Held, Report, compare
-from keymill.ops.replaying_policies import HeldPolicies, compare_policies
-from keymill.ops.source import Source
-from keymill.ops.verifying import Verifier
-from schemas.framing import decode_event
-from streams import decide, policies
-from streams.registry import registry_lookup
+from keymill.ops.replay_into import into as write_into
+from keymill.ops.replay_repair import repair as repair_missing
+from keymill.ops.replay_scope import Asked, asked_assets, epoch_ms
+from keymill.ops.replay_simulate import simulate as list_effects
+from keymill.ops.replay_verify import verify
+from keymill.ops.replaying import Report
+
+DIFFERENT = 1
+WAIT_S = 60
+Assets = Annotated[
+    list[str] | None, typer.Option("--assets", help="ORGANIZATION/ASSET, or a file with one a line; may be repeated")
+]
+FromTime = Annotated[str | None, typer.Option("--from-time", help="only events since then: RFC 3339 or epoch ms")]
+FromOffset = Annotated[int | None, typer.Option("--from-offset", min=0, help="only events from that offset on")]
+Repair = Annotated[bool, typer.Option("--repair", help="ask the partitions' owners for what is missing")]
+Apply = Annotated[bool, typer.Option("--apply", help="with --repair, --into: do it; without it the plan is shown")]
+Wait = Annotated[int, typer.Option("--wait", min=0, help="with --repair: seconds until what is missing must be there")]
+Simulate = Annotated[bool, typer.Option("--simulate", help="list what draft --policies or --schedule would change")]
+Policies = Annotated[Path | None, typer.Option("--policies", help="with --simulate: draft policies, JSON")]
+Schedule = Annotated[Path | None, typer.Option("--schedule", help="with --simulate: draft schedule of roots, JSON")]
+Into = Annotated[str | None, typer.Option("--into", help="write to PREFIX.drm.keys.v1 and PREFIX.drm.policies.v1")]
 
 
-def asset_decider(
-    settings: ProcessorSettings, keyring: Keyring, assets: Source, kind: type[decide.Decider] = decide.Decider
-) -> decide.Decider:
-    """The processors' own, or one that decides as they do, for what that source holds."""
-    decoder = partial(decode_event, registry=registry_lookup(settings.registry_url))
-    return kind(keyring, decoder, partitions=assets.partitions, generation=assets.adopted.generation)
-
-
-def policy_decider(keyring: Keyring, changes: Source) -> policies.Decider:
-    """The processors' own, for what that source holds."""
-    return policies.Decider(keyring, partitions=changes.partitions, generation=changes.adopted.generation)
-
-
-def verify(settings: ProcessorSettings, bootstrap: str, console: Console) -> Report:
-    """Replay every partition of both source topics."""
-    report = Report()
-    with Scanner(bootstrap) as scanner:
-        assets = Source.open(scanner, bootstrap, source.ASSETS)
-        changes = Source.open(scanner, bootstrap, source.POLICIES)
-        keyring = Keyring(KeyFile(settings.keys_path))
-        winners = winners_of(scanner, bootstrap)
-        decider, keeper = asset_decider(settings, keyring, assets, Verifier), policy_decider(keyring, changes)
-        with Advance("replaying partitions", assets.partitions + changes.partitions, console=console) as progress:
-            for partition in range(assets.partitions):
-                verify_assets(assets, partition, decider, report, winners)
-                progress.step()
-            for partition in range(changes.partitions):
-                verify_policies(changes, partition, keeper, report)
-                progress.step()
-    return report
-
-
-def verify_assets(assets: Source, partition: int, decider: decide.Decider, report: Report, winners: Winners) -> Held:
-    """Replay one partition of the asset events; returns what the key topic holds."""
-    held = Held(partition)
-    for record_key, value in assets.held(partition):
-        held.add(record_key, value, report)
-    refused, generation = assets.refused(partition), assets.adopted.generation
-    compare(assets.events(partition), held, decider, generation, report, refused, winners=winners)
-    return held
-
-
-def verify_policies(changes: Source, partition: int, decider: policies.Decider, report: Report) -> HeldPolicies:
-    """Replay one partition of the policy changes; returns what the policy topic holds."""
-    held = HeldPolicies()
-    for record_key, value in changes.held(partition):
-        held.add(record_key, value, report)
-    refused, generation = changes.refused(partition), changes.adopted.generation
-    compare_policies(changes.events(partition), held, decider, generation, report, refused)
-    return held
-
-
-def replay(settings: File = None, data: Data = None, bootstrap: Bootstrap = None, as_json: Json = False) -> int:
+def replay(
+    settings: File = None,
+    data: Data = None,
+    bootstrap: Bootstrap = None,
+    assets: Assets = None,
+    from_time: FromTime = None,
+    from_offset: FromOffset = None,
+    repair: Repair = False,
+    simulate: Simulate = False,
+    policies: Policies = None,
+    schedule: Schedule = None,
+    into: Into = None,
+    apply: Apply = False,
+    wait_s: Wait = WAIT_S,
+    as_json: Json = False,
+) -> int:
     """
-    Derive again what every event and policy change calls for and compare it with keys and policies; changes nothing.
+    Derive again what events and policy changes call for and compare it with keys and policies. Never changes a key.
 
-    Exit code 1 when anything is missing, different or unexpected; each difference is listed.
+    From a later time or offset on, the state before is taken from the records that are held. Exit code 1 when anything
+    is missing, different or unexpected, or would be written without --apply; each difference is listed.
     """
+    if sum(map(bool, (repair, simulate, into))) > 1:
+        raise InvalidRecord("give one of --repair, --simulate and --into", field="mode")
+    if apply and not (repair or into):
+        raise InvalidRecord("--apply goes with --repair or --into; the other modes write nothing", field="apply")
     loaded = load(ProcessorSettings, file=settings, data=data, bootstrap=bootstrap)
-    report = verify(loaded, bootstrap_of(loaded), Console(stderr=True))
+    brokers, asked = bootstrap_of(loaded), Asked(asked_assets(assets), epoch_ms(from_time), from_offset)
+    if (into or simulate) and not asked.whole():
+        raise InvalidRecord("--into and --simulate replay everything: leave --assets and --from-… out", field="mode")
+    if simulate:
+        return list_effects(brokers, policies, schedule, as_json)
+    if into:
+        return write_into(loaded, brokers, into, apply=apply, as_json=as_json)
+    if repair:
+        return repair_missing(loaded, brokers, asked, apply=apply, wait_s=wait_s, as_json=as_json)
+    report, _ = verify(loaded, brokers, asked, Console(stderr=True))
+    show(report, as_json)
+    return 0 if report.clean() else DIFFERENT
+
+
+def show(report: Report, as_json: bool) -> None:
+    """Print a report."""
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
-    else:
-        show(report)
-    return 0 if report.clean() else 1
-
-
-def show(report: Report) -> None:
-    """Print a report for people."""
+        return
     for each in report.differences:
         typer.echo(f"{each.kind}: {each.record_key}: {each.detail}")
     typer.echo(

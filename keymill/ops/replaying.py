@@ -5,8 +5,9 @@ Pure over the records it is given; `keymill.ops.source` reads them. Asset and ke
 partition at a time is complete in itself.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Callable, Iterable, Set
+from contextlib import suppress
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -16,7 +17,7 @@ from keymill.ops.verifying import names_of, same_keys
 from keymill.snapshot import peek
 from schemas import topics
 from schemas.codec import decode, encode
-from schemas.ids import is_key_set
+from schemas.ids import is_key_set, partition_key
 from schemas.records import AssetRecord, DeadLetter
 from schemas.values import Record
 from streams.decide import Decided, Decider
@@ -42,7 +43,7 @@ class Difference(Record, frozen=True, kw_only=True):
     detail: str
 
 
-_WHOLE: Final = Run(topic=topics.ASSETS.name, partition=0, generation=0, epoch=0, start=0, end=0, records=(), size=0)
+_EVERY: Final = Run(topic=topics.ASSETS.name, partition=0, generation=0, epoch=0, start=0, end=0, records=(), size=0)
 """A replay is one run without end; nobody commits it."""
 
 
@@ -111,6 +112,12 @@ class Held:
                 return
             self.newest = max(self.newest, self.applied[record_key])
 
+    def pass_by(self, record_key: bytes, value: bytes | None) -> None:
+        """See a record that is not asked about, which tells all the same how far the processors have come."""
+        if value is not None and not is_key_set(record_key):
+            with suppress(InvalidRecord):
+                self.newest = max(self.newest, _applied(record_key, value))
+
     def _refuse(self, record_key: bytes, detail: str, report: Report) -> None:
         report.note("different", record_key, detail)
         self.wrong.add(record_key)
@@ -124,6 +131,26 @@ def _applied(record_key: bytes, value: bytes) -> tuple[int, int]:
     return position.generation, position.offset
 
 
+class Scope(NamedTuple):
+    """
+    What is replayed.
+
+    Args:
+        assets: their record keys; None for all.
+        later: the events do not begin with the log's: the state before them is taken from the records that are held.
+    """
+
+    assets: Set[bytes] | None = None
+    later: bool = False
+
+    def has(self, record_key: bytes) -> bool:
+        """Whether a record of the asset or key topic belongs to it."""
+        return self.assets is None or partition_key(record_key) in self.assets
+
+
+WHOLE: Final = Scope()
+
+
 def compare(
     events: Iterable[RawRecord],
     held: Held,
@@ -134,8 +161,10 @@ def compare(
     *,
     lacking: Lacking = pass_over,
     refuse: Callable[[DeadLetter], None] = lambda _letter: None,
+    unclaimed: Callable[[RawRecord], None] = lambda _event: None,
     all_due: bool = False,
     winners: Winners = NOBODY,
+    scope: Scope = WHOLE,
 ) -> None:
     """
     Replay one partition's *events* and add what differs from *held* to the report.
@@ -143,12 +172,15 @@ def compare(
     Args:
         refused: offsets with a dead letter. What was refused once stays refused, whatever would be decided now: an
             organization that got its roots later must not give a version another first event (ADR 0007).
-        lacking, refuse: are given what is missing.
+        lacking, refuse: are given what is missing; *unclaimed* events whose claims are.
         all_due: nothing is pending: what is held may be lost, and nobody else is at work.
         winners: of all claims. An event without them was never decided: it and its asset's later ones are pending.
+        scope: of the events and of *held*, which holds no others.
     """
-    again = Recomputed(decider.begin(_WHOLE), winners)
+    again = Recomputed(decider.begin(_EVERY), winners, held.values if scope.later else {})
     for event in events:
+        if not scope.has(event.key or b""):
+            continue
         report.events += 1
         if event.offset in refused:
             report.refused += 1
@@ -156,13 +188,31 @@ def compare(
         if (not all_due and _is_pending(event, held, generation)) or event.key in again.unclaimed:
             report.pending += 1
             continue
+        if scope.later and not _is_held(event, held, report, again, lacking):
+            continue
         if not again.take(event, decider):
             _note_claims(event, held, report, again)
+            unclaimed(event)
             continue
         for letter in again.new_letters():
             report.note("missing", event.key or b"", f"dead letter of offset {event.offset}: {letter.message}")
             refuse(letter)
     _judge(again.decided, held, report, lacking)
+    if not scope.later:
+        for record_key in held.values.keys() - again.decided.assets.keys() - again.decided.key_records.keys():
+            report.note("unexpected", record_key, f"no event of {topics.ASSETS.name} calls for it")
+
+
+def _is_held(event: RawRecord, held: Held, report: Report, again: Recomputed, lacking: Lacking) -> bool:
+    """Whether the state before an event is known; an asset record that is missing is told once."""
+    record_key = event.key or b""
+    if record_key in held.values:
+        report.identical += record_key not in again.met
+    elif record_key not in again.met and record_key not in held.wrong:
+        report.note("missing", record_key, "asset record")
+        lacking(record_key, b"")
+    again.met.add(record_key)
+    return record_key in held.values
 
 
 def _note_claims(event: RawRecord, held: Held, report: Report, again: Recomputed) -> None:
@@ -187,8 +237,6 @@ def _judge(again: Decided, held: Held, report: Report, lacking: Lacking) -> None
     for record_key, asset in again.assets.items():
         if record_key not in held.wrong:
             _judge_asset(record_key, asset, held.values.get(record_key), report, lacking)
-    for record_key in held.values.keys() - again.assets.keys() - again.key_records.keys():
-        report.note("unexpected", record_key, f"no event of {topics.ASSETS.name} calls for it")
 
 
 def _judge_asset(

@@ -5,13 +5,13 @@ Pure over the records it is given; `keymill.ops.replay` reads them. An organizat
 partitions of one number, so one partition at a time is complete in itself.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from keymill.errors import InvalidRecord
-from keymill.ops.replaying import Report
+from keymill.ops.replaying import Lacking, Report, pass_over
 from schemas import topics
-from schemas.codec import decode
-from schemas.records import PolicyRecord
+from schemas.codec import decode, encode
+from schemas.records import DeadLetter, PolicyRecord
 from schemas.values import LogPosition
 from streams.policies import Decider
 from streams.runs import RawRecord, Run
@@ -64,6 +64,10 @@ def compare_policies(
     generation: int,
     report: Report,
     refused: frozenset[int] = frozenset(),
+    *,
+    lacking: Lacking = pass_over,
+    refuse: Callable[[DeadLetter], None] = lambda _letter: None,
+    all_due: bool = False,
 ) -> None:
     """
     Replay one partition's *changes* and add what differs from *held* to the report.
@@ -72,6 +76,8 @@ def compare_policies(
 
     Args:
         refused: offsets with a dead letter. What was refused once stays refused (ADR 0007).
+        lacking, refuse: are given what is missing, policies in the order of their last changes.
+        all_due: nothing is pending: what is held may be lost, and nobody else is at work.
     """
     again = _Recomputed()
     for change in changes:
@@ -79,24 +85,26 @@ def compare_policies(
         if change.offset in refused:
             report.refused += 1
             continue
-        if LogPosition(generation=generation, offset=change.offset) > held.newest:
+        if not all_due and LogPosition(generation=generation, offset=change.offset) > held.newest:
             report.pending += 1
             continue
         decided = decider.begin(run_of(change, generation))
         decider.record(change, decided, again)
         for letter in decided.dead_letters:
             report.note("missing", change.key or b"", f"dead letter of offset {change.offset}: {letter.message}")
+            refuse(letter)
         again.records |= {due.record_key: due.record for due in decided.records if due.record is not None}
-    _judge(again, held, report)
+    _judge(again, held, report, lacking)
 
 
-def _judge(again: _Recomputed, held: HeldPolicies, report: Report) -> None:
-    for record_key, expected in again.records.items():
+def _judge(again: _Recomputed, held: HeldPolicies, report: Report, lacking: Lacking) -> None:
+    for record_key, expected in sorted(again.records.items(), key=lambda item: item[1].applied):
         if record_key in held.wrong:
             continue
         found = held.records.get(record_key)
-        if found is None:
-            report.note("missing", record_key, "policy record")
+        if found is None or found.applied < expected.applied:
+            report.note("missing", record_key, "policy record" if found is None else "policy record of a later change")
+            lacking(record_key, encode(expected))
         elif found != expected:
             report.note("different", record_key, "policy record is not the fold of its changes")
         else:

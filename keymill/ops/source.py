@@ -20,6 +20,10 @@ class Pair(NamedTuple):
     source: Topic
     made: Topic
 
+    def into(self, prefix: str) -> "Pair":
+        """The same source, and the topic of another set."""
+        return Pair(self.source, topics.in_set(self.made, prefix))
+
 
 ASSETS = Pair(topics.ASSETS, topics.KEYS)
 POLICIES = Pair(topics.POLICY_CHANGES, topics.POLICIES)
@@ -67,9 +71,10 @@ class Source(NamedTuple):
         for message in self.scanner.read(self.pair.made.name, partition, end=end) if end else ():
             yield message.key() or b"", message.value()
 
-    def events(self, partition: int) -> Iterator[RawRecord]:
-        """Every record of the source."""
-        return map(raw_record, self.scanner.read(self.pair.source.name, partition, end=self.source_ends[partition]))
+    def events(self, partition: int, start: int | None = None) -> Iterator[RawRecord]:
+        """Every record of the source from *start* on."""
+        end = self.source_ends[partition]
+        return map(raw_record, self.scanner.read(self.pair.source.name, partition, start=start, end=end))
 
     def refused(self, partition: int) -> frozenset[int]:
         """Offsets of the source that have a dead letter, which stands on the partition of the same number."""

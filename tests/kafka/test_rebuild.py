@@ -1,5 +1,6 @@
 """The key topic is lost and made again from the asset events, while a proxy gives licenses all along."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from keymill.kafka.admin import describe, end_offsets, load_adoptions
-from keymill.kafka.producer import Publisher
+from keymill.kafka.cluster import connected, create
+from keymill.kafka.producer import Outgoing, Publisher
 from keymill.kafka.scan import scan_partition
 from keymill.ops.supervise import Child
 from keymill.ops.tokens import ensure_token_key
@@ -165,5 +167,95 @@ def test_a_lost_key_topic_is_made_again_while_licenses_are_given(rig: Rig, proxy
         load.join()
     assert [] == [line for line in players.failed if not line.startswith("sequel")]
     assert players.served > 50
-    audit = told("audit", *on(rig), "--against", str(ledger))
-    assert (True, {}) == (audit["clean"], audit["counts"])
+    views = [f"--snapshot={rig.data / 'views' / name}" for name in ("proxy", "gateway")]
+    audit = told("audit", *on(rig), "--against", str(ledger), *views)
+    assert (True, {}) == (audit["clean"], audit["counts"]), audit["differences"]
+    assert b"audit/last" in {key for key, _ in records(rig, topics.STATUS.name)}
+
+
+def records(rig: Rig, topic: str) -> list[tuple[bytes, bytes]]:
+    """Every record of a topic."""
+    ends = end_offsets(rig.bootstrap, topic)
+    found = [scan_partition(rig.bootstrap, topic, partition, end=end) for partition, end in ends.items()]
+    return [(message.key() or b"", message.value() or b"") for each in found for message in each]
+
+
+def test_what_is_missing_is_repaired_by_the_owner(rig: Rig) -> None:
+    """
+    Records that a topic lacks, here because it was filled from a part of the log, are listed, planned, asked for and
+    verified; the identities are those from before.
+    """
+    before = newest(rig)
+    rig.processor.signal_stop()
+    rig.processor.wait_stopped(time.monotonic() + 25)
+    delete(rig, topics.KEYS.name)
+    lost = {key for key in before if key.startswith(asset_key(ORGANIZATION, "film-3")) and b"film-3" in key}
+    state = describe(rig.bootstrap, [topics.ASSETS.name])[topics.ASSETS.name]
+    with connected(rig.bootstrap) as client:
+        create(client, [topics.KEYS], state.partitions, 1)
+    publisher = Publisher(rig.bootstrap, {topics.KEYS.name: PARTITIONS})
+    kept = [Outgoing(topic=topics.KEYS.name, record_key=k, value=v) for k, v in before.items() if k not in lost]
+    publisher.flush_all([publisher.send_batch(kept)])
+    publisher.close()
+    assert 0 == keymill("topics", "adopt", topics.KEYS.name, "--apply", "--bootstrap", rig.bootstrap).returncode
+    views = rig.data / "views" / "processor-single"
+    assert 0 == keymill("rebuild", "snapshot", str(views), *on(rig), "--apply").returncode
+    rig.processor.start()
+    rig.processor.wait_listening()
+    rig.processor.wait_ready()
+    found = told("replay", *on(rig), code=1)
+    assert (len(lost), 0, 0) == tuple(found[name] for name in ("missing", "different", "unexpected"))
+    later = told("replay", *on(rig), "--from-time", "0", code=1)
+    assert (1, 0, 0) == tuple(later[name] for name in ("missing", "different", "unexpected"))
+    planned = told("replay", *on(rig), "--repair", code=1)
+    assert (1, False) == (planned["requests"], planned["applied"])
+    assert lost.isdisjoint(newest(rig))
+    done = told("replay", *on(rig), "--repair", "--apply")
+    assert (1, 0) == (done["requests"], done["after"]["missing"])
+    assert before == newest(rig)
+    one = told("replay", *on(rig), "--assets", f"{ORGANIZATION}/film-3")
+    assert (len(lost), 0) == (one["identical"], one["missing"])
+
+
+def test_another_set_of_topics_is_written(rig: Rig) -> None:
+    """The same records under another name, once; our own set is untouched."""
+    before = newest(rig)
+    assert 2 == keymill("replay", *on(rig), "--into", "drm", "--apply").returncode
+    planned = told("replay", *on(rig), "--into", "next", code=1)
+    assert [len(before), 1] == [each["written"] for each in planned]
+    assert "next.drm.keys.v1" not in describe(rig.bootstrap, ["next.drm.keys.v1"])
+    told("replay", *on(rig), "--into", "next", "--apply")
+    assert before == dict(records(rig, "next.drm.keys.v1"))
+    again = told("replay", *on(rig), "--into", "next", "--apply")
+    assert [0, 0] == [each["written"] for each in again] and before == newest(rig)
+
+
+def test_lost_policies_are_made_again(rig: Rig) -> None:
+    """From their changes, and read by everybody once they are adopted."""
+    before = dict(records(rig, topics.POLICIES.name))
+    rig.processor.signal_stop()
+    rig.processor.wait_stopped(time.monotonic() + 25)
+    delete(rig, topics.POLICIES.name)
+    done = told("rebuild", "policies", *on(rig), "--apply")
+    assert (1, True, True) == (done["written"], done["created"], done["adopted"])
+    assert before == dict(records(rig, topics.POLICIES.name))
+    rig.processor.start()
+    rig.processor.wait_listening()
+    rig.processor.wait_ready()
+    eventually(lambda: rig.client.get("/readyz").status_code == 200, 30)
+    assert 2 == rig.make_policy()
+
+
+def test_drafts_are_simulated(rig: Rig, tmp_path: Path) -> None:
+    """Which assets another default policy, and another schedule of roots, would change; nothing is written."""
+    policies, schedule = tmp_path / "policies.json", tmp_path / "schedule.json"
+    policies.write_text(json.dumps({ORGANIZATION: {"0": {"can_play": False}, "9": {"can_play": True}}}))
+    roots = [{"root_version": 1, "activates": 0}, {"root_version": 2, "activates": 1}]
+    schedule.write_text(json.dumps({ORGANIZATION: roots}))
+    shown = keymill("replay", *on(rig), "--simulate", "--policies", policies)
+    assert (1, ASSETS + 1) == (shown.returncode, sum("policy 0" in line for line in shown.stdout.splitlines()))
+    shown = keymill("replay", *on(rig), "--simulate", "--schedule", schedule, "--json")
+    effects = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert {("root_version", "1", "2")} == {(each["what"], each["now"], each["then"]) for each in effects}
+    assert ASSETS + ASSETS // 3 + 1 == len(effects)
+    assert told("audit", *on(rig))["clean"]

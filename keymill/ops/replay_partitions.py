@@ -1,0 +1,58 @@
+"""
+What every replay does with one partition: read what is held, then decide its events again and compare.
+
+Also the deciders that replays, audits and rebuilds use: the processors' own.
+"""
+
+from functools import partial
+
+from keymill.config import ProcessorSettings
+from keymill.kms.keyring import Keyring
+from keymill.ops.recomputed import Winners
+from keymill.ops.replaying import WHOLE, Held, Lacking, Report, Scope, compare, pass_over
+from keymill.ops.replaying_policies import HeldPolicies, compare_policies
+from keymill.ops.source import Source
+from schemas.framing import decode_event
+from streams import decide, policies
+from streams.registry import registry_lookup
+
+
+def asset_decider(
+    settings: ProcessorSettings, keyring: Keyring, assets: Source, kind: type[decide.Decider] = decide.Decider
+) -> decide.Decider:
+    """The processors' own, or one that decides as they do, for what that source holds."""
+    decoder = partial(decode_event, registry=registry_lookup(settings.registry_url))
+    return kind(keyring, decoder, partitions=assets.partitions, generation=assets.adopted.generation)
+
+
+def policy_decider(keyring: Keyring, changes: Source) -> policies.Decider:
+    """The processors' own, for what that source holds."""
+    return policies.Decider(keyring, partitions=changes.partitions, generation=changes.adopted.generation)
+
+
+def verify_assets(
+    assets: Source, partition: int, decider: decide.Decider, report: Report, winners: Winners,
+    *, scope: Scope = WHOLE, start: int | None = None, lacking: Lacking = pass_over,
+) -> Held:  # fmt: skip
+    """Replay one partition of the asset events from *start* on; returns what the key topic holds."""
+    held = Held(partition)
+    for record_key, value in assets.held(partition):
+        if scope.has(record_key):
+            held.add(record_key, value, report)
+        else:
+            held.pass_by(record_key, value)
+    compare(
+        assets.events(partition, start), held, decider, assets.adopted.generation, report, assets.refused(partition),
+        winners=winners, scope=scope, lacking=lacking,
+    )  # fmt: skip
+    return held
+
+
+def verify_policies(changes: Source, partition: int, decider: policies.Decider, report: Report) -> HeldPolicies:
+    """Replay one partition of the policy changes; returns what the policy topic holds."""
+    held = HeldPolicies()
+    for record_key, value in changes.held(partition):
+        held.add(record_key, value, report)
+    refused, generation = changes.refused(partition), changes.adopted.generation
+    compare_policies(changes.events(partition), held, decider, generation, report, refused)
+    return held

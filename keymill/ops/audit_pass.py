@@ -20,7 +20,7 @@ from keymill.ops.auditing_copies import Copy, compare_copy, find_strangers
 from keymill.ops.ledger import Ledger
 from keymill.ops.progress import Advance
 from keymill.ops.replay_partitions import asset_decider, policy_decider, verify_assets, verify_policies
-from keymill.ops.replaying import Report
+from keymill.ops.report import Report
 from keymill.ops.source import Source
 from keymill.ops.verifying import Verifier
 from keymill.snapshot.reader import SnapshotReader

@@ -14,8 +14,9 @@ from keymill.core.folding import DEFAULT_POLICY
 from keymill.errors import InvalidRecord, KeymillError
 from keymill.ops import ledger as ledgers
 from keymill.ops.ledger import Ledger
-from keymill.ops.replaying import MAX_LISTED, Difference, Held, Report
+from keymill.ops.replaying import Held
 from keymill.ops.replaying_policies import HeldPolicies
+from keymill.ops.report import MAX_LISTED, Difference, Report
 from schemas import topics
 from schemas.codec import decode
 from schemas.ids import is_key_set

@@ -11,8 +11,9 @@ from keymill.ops.claimed import winners_of
 from keymill.ops.progress import Advance
 from keymill.ops.rebuilding import lacking_to, refused_to
 from keymill.ops.replay_partitions import asset_decider, policy_decider
-from keymill.ops.replaying import Held, Report, compare
+from keymill.ops.replaying import Held, compare
 from keymill.ops.replaying_policies import HeldPolicies, compare_policies
+from keymill.ops.report import Report
 from keymill.ops.source import Source
 from schemas.topics import ASSETS
 from streams.runs import RawRecord

@@ -18,7 +18,7 @@ from keymill.ops.groups import require_empty
 from keymill.ops.options import Bootstrap, Data, File, Json
 from keymill.ops.rebuild_snapshot import rebuild_snapshot, show_snapshot
 from keymill.ops.rebuilding import Target, complete, prepare, target_of
-from keymill.ops.replaying import Report
+from keymill.ops.report import Report
 from keymill.ops.source import Source
 from keymill.snapshot.store import GIB
 from schemas import topics

@@ -12,7 +12,8 @@ from keymill.kafka.admin import adopt, describe, plan_adoption
 from keymill.kafka.cluster import connected, create
 from keymill.kafka.outgoing import Outgoing
 from keymill.ops.changes import Changes
-from keymill.ops.replaying import Lacking, Report
+from keymill.ops.replaying import Lacking
+from keymill.ops.report import Report
 from keymill.ops.source import Source
 from schemas import topics
 from schemas.codec import encode

@@ -21,7 +21,7 @@ from keymill.ops.replay_repair import repair as repair_missing
 from keymill.ops.replay_scope import Asked, asked_assets, epoch_ms
 from keymill.ops.replay_simulate import simulate as list_effects
 from keymill.ops.replay_verify import verify
-from keymill.ops.replaying import Report
+from keymill.ops.report import Report
 
 DIFFERENT = 1
 WAIT_S = 60

@@ -15,7 +15,7 @@ from keymill.ops import source
 from keymill.ops.changes import Changes, Plan, application
 from keymill.ops.filling import Fill, fill_keys, fill_policies
 from keymill.ops.rebuilding import Target, prepare
-from keymill.ops.replaying import Report
+from keymill.ops.report import Report
 from keymill.ops.source import Pair, Source
 from schemas import topics
 from schemas.ids import ORGANIZATION

@@ -16,7 +16,7 @@ from keymill.ops.changes import Plan, application
 from keymill.ops.repairing import ask
 from keymill.ops.replay_scope import Asked
 from keymill.ops.replay_verify import Lacking, verify
-from keymill.ops.replaying import Report
+from keymill.ops.report import Report
 from keymill.ops.source import Source
 from schemas import topics
 

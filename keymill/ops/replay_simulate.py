@@ -10,8 +10,9 @@ import typer
 from keymill.errors import InvalidRecord
 from keymill.kafka.scan import Scanner
 from keymill.ops import source
-from keymill.ops.replaying import Held, Report
+from keymill.ops.replaying import Held
 from keymill.ops.replaying_policies import HeldPolicies
+from keymill.ops.report import Report
 from keymill.ops.simulating import (
     Effect,
     Policies,

@@ -11,7 +11,7 @@ from keymill.ops.claimed import winners_of
 from keymill.ops.progress import Advance
 from keymill.ops.replay_partitions import asset_decider, policy_decider, verify_assets, verify_policies
 from keymill.ops.replay_scope import Asked
-from keymill.ops.replaying import Report
+from keymill.ops.report import Report
 from keymill.ops.source import Source
 from keymill.ops.verifying import Verifier
 from schemas.ids import partition_key

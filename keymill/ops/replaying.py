@@ -9,23 +9,17 @@ from collections.abc import Callable, Iterable, Set
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-import msgspec
-
 from keymill.errors import InvalidRecord
 from keymill.ops.recomputed import NOBODY, Recomputed, Winners
+from keymill.ops.report import Report
 from keymill.ops.verifying import names_of, same_keys
 from keymill.snapshot import peek
 from schemas import topics
 from schemas.codec import decode, encode
 from schemas.ids import is_key_set, partition_key
 from schemas.records import AssetRecord, DeadLetter
-from schemas.values import Record
 from streams.decide import Decided, Decider
 from streams.runs import RawRecord, Run
-
-MAX_LISTED: Final = 1000
-"""Differences that are listed by name; all are counted."""
-
 
 Lacking = Callable[[bytes, bytes], None]
 """Is told every record that is not there: record key and value, key records before asset records."""
@@ -35,52 +29,8 @@ def pass_over(_record_key: bytes, _value: bytes) -> None:
     """The `Lacking` of who only counts."""
 
 
-class Difference(Record, frozen=True, kw_only=True):
-    """One record that is not what the log says it must be. `kind`: missing, different or unexpected."""
-
-    kind: str
-    record_key: str
-    detail: str
-
-
 _EVERY: Final = Run(topic=topics.ASSETS.name, partition=0, generation=0, epoch=0, start=0, end=0, records=(), size=0)
 """A replay is one run without end; nobody commits it."""
-
-
-class Report(msgspec.Struct, kw_only=True):
-    """
-    What a replay found.
-
-    Args:
-        identical: records with the same KIDs, fingerprints and fields; the wrapping epoch is not compared.
-        missing: records, or dead letters, that an event calls for and that are not there.
-        different: records that contradict their events.
-        unexpected: records that no event calls for.
-        refused: events with a dead letter.
-        pending: events newer than anything the processors have applied.
-        events: asset events and policy changes.
-    """
-
-    identical: int = 0
-    missing: int = 0
-    different: int = 0
-    unexpected: int = 0
-    refused: int = 0
-    pending: int = 0
-    events: int = 0
-    differences: list[Difference] = []
-
-    def note(self, kind: str, record_key: bytes, detail: str) -> None:
-        """Count a difference, and list it while there is room."""
-        setattr(self, kind, getattr(self, kind) + 1)
-        if len(self.differences) < MAX_LISTED:
-            self.differences.append(
-                Difference(kind=kind, record_key=record_key.decode("utf-8", "replace"), detail=detail)
-            )
-
-    def clean(self) -> bool:
-        """Whether the topic holds exactly what the log calls for."""
-        return not (self.missing or self.different or self.unexpected)
 
 
 class Held:

@@ -8,7 +8,8 @@ partitions of one number, so one partition at a time is complete in itself.
 from collections.abc import Callable, Iterable
 
 from keymill.errors import InvalidRecord
-from keymill.ops.replaying import Lacking, Report, pass_over
+from keymill.ops.replaying import Lacking, pass_over
+from keymill.ops.report import Report
 from schemas import topics
 from schemas.codec import decode, encode
 from schemas.records import DeadLetter, PolicyRecord
@@ -94,15 +95,15 @@ def compare_policies(
             report.note("missing", change.key or b"", f"dead letter of offset {change.offset}: {letter.message}")
             refuse(letter)
         again.records |= {due.record_key: due.record for due in decided.records if due.record is not None}
-    _judge(again, held, report, lacking)
+    _judge(again, held, report, lacking, older_is_missing=all_due)
 
 
-def _judge(again: _Recomputed, held: HeldPolicies, report: Report, lacking: Lacking) -> None:
+def _judge(again: _Recomputed, held: HeldPolicies, report: Report, lacking: Lacking, *, older_is_missing: bool) -> None:
     for record_key, expected in sorted(again.records.items(), key=lambda item: item[1].applied):
         if record_key in held.wrong:
             continue
         found = held.records.get(record_key)
-        if found is None or found.applied < expected.applied:
+        if found is None or (older_is_missing and found.applied < expected.applied):
             report.note("missing", record_key, "policy record" if found is None else "policy record of a later change")
             lacking(record_key, encode(expected))
         elif found != expected:

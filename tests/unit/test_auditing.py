@@ -12,8 +12,9 @@ from keymill.ops.audit_following import KINDS, show
 from keymill.ops.auditing import Audit, Claims
 from keymill.ops.auditing_copies import Copy, compare_copy, find_strangers
 from keymill.ops.ledger import Ledger
-from keymill.ops.replaying import Held, Report
+from keymill.ops.replaying import Held
 from keymill.ops.replaying_policies import HeldPolicies
+from keymill.ops.report import Report
 from keymill.telemetry import AUDIT_DIFFERENCES
 from schemas import topics
 from schemas.codec import decode, encode

@@ -11,7 +11,8 @@ from keymill.core.policy import BUILT_IN_DEFAULT
 from keymill.errors import InvalidRecord
 from keymill.kms.keyring import Keyring
 from keymill.ops.replay_scope import Asked, asked_assets, epoch_ms
-from keymill.ops.replaying import Held, Report, Scope, compare
+from keymill.ops.replaying import Held, Scope, compare
+from keymill.ops.report import Report
 from keymill.ops.simulating import policy_effects, read_policies, read_schedules, root_effects
 from keymill.ops.verifying import Verifier, same_keys
 from schemas import framing, topics

@@ -4,7 +4,8 @@ import msgspec
 import pytest
 
 from keymill.kms.keyring import Keyring
-from keymill.ops.replaying import MAX_LISTED, Held, Report, compare
+from keymill.ops.replaying import Held, compare
+from keymill.ops.report import MAX_LISTED, Report
 from schemas import framing, topics
 from schemas.codec import decode, encode
 from schemas.ids import asset_key

@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from keymill.kms.keyring import Keyring
-from keymill.ops.replaying import Report
 from keymill.ops.replaying_policies import HeldPolicies, compare_policies
+from keymill.ops.report import Report
 from schemas import topics
 from schemas.codec import decode, encode
 from schemas.events import PolicyChange

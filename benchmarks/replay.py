@@ -3,8 +3,8 @@ Assets/s of a replay on one core: derive again what the events call for and comp
 
     python -m benchmarks.replay [--assets 20000]
 
-Three tracks per asset, one event each, in memory: reading the topics is not in it (`benchmarks.recovery` has it). Also
-the same events over an empty topic, which is what a rebuild decides. Prints one line of JSON on stdout.
+Three tracks per asset, one event each, in memory: reading the topics is not in it. Also the same events over an
+empty topic, which is what a rebuild decides. Prints one line of JSON on stdout.
 """
 
 import argparse

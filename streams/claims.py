@@ -4,12 +4,12 @@ KIDs that callers chose or brought, in a run: what must be claimed first, who lo
 Pure but for the KMS; `streams.provision` publishes the claims and has the run decided afresh.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from keymill import telemetry
 from keymill.core import claims
-from keymill.core.derive import derive, fingerprint
+from keymill.core.derive import derive, derive_kid, fingerprint
 from keymill.core.envelope import ClearKey, unwrap_imported
 from keymill.core.identity import KeyIdentity
 from keymill.core.provisioning import GivenKey, Needed, track_label
@@ -20,7 +20,7 @@ from schemas import topics
 from schemas.events import AssetEvent, ImportedKey
 from schemas.ids import asset_key, claim_key
 from schemas.records import Claim, KeyRecord, KeyVersion
-from schemas.values import LogPosition
+from schemas.values import MAX_TRACKS, LogPosition
 
 log = telemetry.logger("streams.claims")
 
@@ -48,11 +48,12 @@ class Claims:
     def __init__(self, keyring: Keyring, partitions: int) -> None:
         self._keyring = keyring
         self._partitions = partitions
+        self._clear: dict[tuple[str, bytes, ImportedKey], ClearKey] = {}
 
     def derived(self, event: AssetEvent) -> Derived:
         """For `fold`: the own KID of a track of the event's asset, with its fingerprint."""
 
-        def own(version: KeyVersion, name: Name) -> tuple[bytes, bytes]:
+        def own(version: KeyVersion, name: Name) -> tuple[bytes, Callable[[], bytes]]:
             identity = KeyIdentity(
                 organization=event.organization,
                 asset=event.asset,
@@ -63,8 +64,10 @@ class Claims:
                 root_version=version.root_version,
                 salt=version.salt,
             )
-            key = derive(self._keyring.prk(event.organization, version.root_version), identity.preimage())
-            return key.kid, fingerprint(self._keyring.k_fp(event.organization), key.kid, key.cek)
+            prk, preimage = self._keyring.prk(event.organization, version.root_version), identity.preimage()
+            k_fp = self._keyring.k_fp(event.organization)
+            kid = derive_kid(prk, preimage)
+            return kid, lambda: fingerprint(k_fp, kid, derive(prk, preimage).cek)
 
         return own
 
@@ -75,6 +78,7 @@ class Claims:
         Raises:
             Reject: a KID is another's, or an imported key does not open; nothing must be claimed then.
         """
+        self._clear.clear()
         for kid, wish in claims.wishes_of(event).items():
             if wish.imported is not None:
                 self._opened(event.organization, kid, wish.imported)
@@ -131,13 +135,21 @@ class Claims:
             raise claims.taken(wanted, winner, place)
 
     def _opened(self, organization: str, kid: bytes, imported: ImportedKey) -> ClearKey:
+        """Unwrap an event's key; what `missing` has opened need not be opened again."""
+        name = (organization, kid, imported)
+        if (clear := self._clear.get(name)) is not None:
+            return clear
         try:
             kek = self._keyring.intake_kek(imported.intake_epoch)
         except UnknownKey as error:
             message = f"tracks.imported: the key of KID {kid.hex()}: {error}"
             raise InvalidRecord(message, field="tracks.imported", code="imported_key") from None
         k_fp = self._keyring.k_fp(organization)
-        return unwrap_imported(kek, k_fp, organization=organization, kid=kid, imported=imported)
+        clear = unwrap_imported(kek, k_fp, organization=organization, kid=kid, imported=imported)
+        if len(self._clear) >= MAX_TRACKS:
+            self._clear.clear()
+        self._clear[name] = clear
+        return clear
 
 
 def _left(need: Needed, kid: bytes, reason: str) -> None:

@@ -164,6 +164,19 @@ def _fingerprints(history: History) -> Iterator[tuple[str, str, str, Event]]:
             yield served.organization, kid, fingerprint, served
 
 
+def one_asset_per_kid(history: History) -> Iterator[Violation]:
+    """a'. A KID of an organization, derived or claimed, belongs to one asset and one key version."""
+    known: dict[tuple[str, bytes], tuple[tuple[str, int], Event]] = {}
+    for records in history.keys.values():
+        for event, record in records:
+            mine = (record.asset, record.key_version)
+            for track in record.tracks:
+                first, witness = known.setdefault((record.organization, track.kid), (mine, event))
+                if first != mine:
+                    detail = f"KID {track.kid.hex()} stands under {first} and {mine}"
+                    yield Violation("one_asset_per_kid", detail, (witness, event))
+
+
 def nothing_accepted_is_lost(history: History) -> Iterator[Violation]:
     """b. Every accepted event is folded into its asset record, with every key record it calls for, or is refused."""
     letters = {(event.partition, event.offset) for event in history.of(Refused)}
@@ -275,6 +288,7 @@ def no_tombstones(history: History) -> Iterator[Violation]:
 
 INVARIANTS: tuple[Callable[[History], Iterator[Violation]], ...] = (
     one_key_per_kid,
+    one_asset_per_kid,
     nothing_accepted_is_lost,
     served_was_committed,
     versions_only_rise,

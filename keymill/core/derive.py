@@ -51,9 +51,14 @@ def derive_key(prk: Secret, identity: KeyIdentity) -> DerivedKey:
 def derive(prk: Secret, preimage: bytes) -> DerivedKey:
     """Like `derive_key`, of the identity's canonical bytes."""
     ident = canonical(preimage)
-    kid = uuid8(_mac(prk, _KID + ident))
+    kid = derive_kid(prk, preimage)
     info = ident + canonical(kid)
     return DerivedKey(kid=kid, cek=_expand(prk, _CEK + info, CEK_SIZE), iv=_expand(prk, _IV + info, IV_SIZE))
+
+
+def derive_kid(prk: Secret, preimage: bytes) -> bytes:
+    """The KID alone."""
+    return uuid8(_mac(prk, _KID + canonical(preimage)))
 
 
 def derive_chosen(prk: Secret, organization: str, kid: bytes) -> DerivedKey:

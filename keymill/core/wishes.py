@@ -11,8 +11,8 @@ from schemas.values import CLEAR_LABEL, MAX_TRACKS, Scheme
 
 Tracks = tuple[TrackIdentity, ...]
 Name = tuple[str, Scheme]
-Derived = Callable[[KeyVersion, Name], tuple[bytes, bytes]]
-"""KID and fingerprint of the key that a track of a version has, or would have, when nobody chooses its KID."""
+Derived = Callable[[KeyVersion, Name], tuple[bytes, Callable[[], bytes]]]
+"""The KID that a track of a version has, or would have, when nobody chooses it, and what gives its fingerprint."""
 
 
 def wished(wishes: tuple[TrackWish, ...] | None, version: KeyVersion, derived: Derived | None) -> Tracks:
@@ -62,8 +62,8 @@ def _kid_of(
     if before == kid:
         return kid
     if before is None and derived is not None:
-        own, fp = derived(version, name)
-        if own == kid and (wish.imported is None or wish.imported.fp == fp):
+        own, fingerprint = derived(version, name)
+        if own == kid and (wish.imported is None or wish.imported.fp == fingerprint()):
             return None
         before = own if own == kid or name in held else None
     if before is None and name not in held:

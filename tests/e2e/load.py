@@ -1,5 +1,6 @@
 """Ingest systems: asset events of every kind, valid and not, sent by an acknowledged producer that notes each one."""
 
+import hashlib
 import json
 import random
 import threading
@@ -27,8 +28,20 @@ from tests.history import Accepted
 ORGANIZATION: Final = "demo"
 DAY_MS: Final = 86_400_000
 LABELS: Final = ("SD", "HD", "UHD1", "AUDIO")
-VALID: Final = {"ingest": 50, "rotate": 14, "policy": 9, "revoke": 4, "restore": 4, "duplicate": 9, "tracks": 4}
-BROKEN: Final = ("garbage", "wrong_partition", "null_key", "null_value", "key_mismatch", "future", "conflict", "gap")
+CHOSEN_LABEL: Final = "HD2"
+VALID: Final = {"ingest": 50, "rotate": 14, "policy": 9, "revoke": 4, "restore": 4, "duplicate": 9, "tracks": 4,
+         "chosen": 6}  # fmt: skip
+BROKEN: Final = (
+    "garbage",
+    "wrong_partition",
+    "null_key",
+    "null_value",
+    "key_mismatch",
+    "future",
+    "conflict",
+    "gap",
+    "taken",
+)
 
 
 @dataclass
@@ -36,6 +49,7 @@ class Title:
     """What the driver knows of an asset."""
 
     versions: int = 0
+    chosen: bool = False
     sent: list[bytes] = field(default_factory=list)
 
 
@@ -125,6 +139,9 @@ class Driver:
                 self._send(asset, AssetRestored())
             case "duplicate":
                 self._produce(asset, draw.choice(self._titles[asset].sent))
+            case "chosen":
+                self._titles[asset].chosen = True
+                self._send(asset, self._chosen(asset))
             case "tracks":
                 wishes = tuple(TrackWish(label=label) for label in draw.sample(LABELS, 2))
                 self._send(asset, AssetIngested(tracks=wishes))
@@ -172,11 +189,23 @@ class Driver:
                 self._produce(asset, self._event(asset, AssetIngested(), event_time=late), refuse=True)
             case "conflict" if known:
                 self._produce(asset, self._event(asset, AssetIngested(single_key=True)), refuse=True)
+            case "taken" if known and (other := self._chosen_beside(asset)):
+                self._produce(asset, self._event(asset, self._chosen(other)), refuse=True)
             case "gap" if known:
                 self._produce(asset, self._event(asset, KeysRotated(to_version=known.versions + 2)), refuse=True)
             case _:
                 body = json.dumps({"organization": ORGANIZATION, "asset": asset, "nonsense": 1}).encode()
                 self._produce(asset, body, refuse=True, json_type=True)
+
+    def _chosen(self, asset: str) -> AssetIngested:
+        """A track of version 1 with a KID of the driver's own: always the same one for an asset."""
+        kid = hashlib.sha256(f"{self._prefix}/{asset}".encode()).digest()[:16]
+        return AssetIngested(tracks=(TrackWish(label=CHOSEN_LABEL, kid=kid),), key_version=1)
+
+    def _chosen_beside(self, asset: str) -> str | None:
+        """Another asset of the same partition that has its KID: there the order of the events is the driver's."""
+        beside = (name for name, title in self._titles.items() if title.chosen and name != asset)
+        return next((name for name in beside if self.partition_of(name) == self.partition_of(asset)), None)
 
     def partition_of(self, asset: str) -> int:
         """Where an asset's events belong."""

@@ -175,7 +175,7 @@ def test_two_producers_at_once_get_ids_of_their_own(house: House) -> None:
         assert {1} == {record.version for record in found.values()}
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", [point for point in POINTS if point != "after_claims"])  # policies claim no KID
 def test_killed_at_a_crash_point_nothing_is_lost_or_counted_twice(house: House, point: str) -> None:
     """SIGKILL at each of them, early and late in a run: the next processor goes on where the durable prefix ends."""
     organizations = ("killed-1", "killed-2")

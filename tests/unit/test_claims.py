@@ -364,3 +364,13 @@ def test_a_view_keeps_the_first_claim(tmp_path: Path) -> None:
         assert rig.reader.regressions() == []
     finally:
         rig.close()
+
+
+def test_a_key_that_opened_once_opens_for_nobody_else() -> None:
+    """Copied into another organization's event, or under another fingerprint, it is refused after it was taken."""
+    world = World(MemoryKms(names=("demo", "other")))
+    world.take(brought())
+    copied = msgspec.structs.replace(brought(), organization="other")
+    assert world.refused(copied).reason == "imported_key"
+    wish = TrackWish(label="HD", kid=K, imported=msgspec.structs.replace(imported(K, CEK), fp=b"f" * 16))
+    assert world.refused(ingest(tracks=(wish,))).reason == "imported_key"

@@ -71,6 +71,13 @@ def rewritten_key(events: list[Event]) -> None:
     events.append(history.written(PARTITION, 300, first.record_key.encode(), value, 900))
 
 
+def kid_of_two_assets(events: list[Event]) -> None:
+    first = next(event for event in events if isinstance(event, Written) and "/k/" in event.record_key)
+    record = msgspec.structs.replace(decode(bytes.fromhex(first.value_hex), KeyRecord), asset="thief")
+    key = first.record_key.replace("film", "thief").encode()
+    events.append(history.written(PARTITION, 300, key, encode(record), 900))
+
+
 def lost_event(events: list[Event]) -> None:
     events.append(Accepted(at_ns=900, organization="demo", asset="film", partition=PARTITION, offset=5))
 
@@ -126,6 +133,7 @@ def tombstone(events: list[Event]) -> None:
     [
         (other_key, "one_key_per_kid"),
         (rewritten_key, "one_key_per_kid"),
+        (kid_of_two_assets, "one_asset_per_kid"),
         (lost_event, "nothing_accepted_is_lost"),
         (lost_key_record, "nothing_accepted_is_lost"),
         (lost_dead_letter, "nothing_accepted_is_lost"),

@@ -20,8 +20,8 @@ from keymill.ops.rotating import Line
 from keymill.ops.rotation_run import Looking, Place, Rotation, WaitedInVain
 from schemas import topics
 
-RATE: Final = 2000.0
-"""Assets a second that owners are asked to wrap again: a quarter of what one provisions, so that it stays live."""
+RATE: Final = 1000.0
+"""Assets a second that owners are asked to wrap again: a quarter of what one manages, so that events do not wait."""
 WAIT_S: Final = 300.0
 WRITTEN: Final = (topics.REQUESTS.name, topics.CREDENTIALS.name)
 DIFFERENT: Final = 1

@@ -14,7 +14,7 @@ import typer
 
 from keymill.config import ProcessorSettings, load
 from keymill.errors import InvalidRecord, UnknownKey
-from keymill.ops.explaining import complete, with_audit, with_claims, with_events
+from keymill.ops.explaining import complete, with_audit, with_claims, with_events, with_policies
 from keymill.ops.lineage import Answered, AssetLineage, EventTold, KeyLineage, RequestLineage
 from keymill.ops.lineage_log import Log
 from keymill.ops.lineage_view import asset_lineages, key_lineages, kid_of, organizations_of, view_of
@@ -95,7 +95,7 @@ def _explained(asked: Asked, settings: ProcessorSettings) -> tuple[KeyLineage | 
             raise UnknownKey(_nowhere(asked, found))
         with reader.at_once() as view:
             request = _request(view, wanted, answers)
-        return complete(request, settings, [with_events, with_claims, with_audit(*audit)])
+        return complete(request, settings, [with_policies, with_events, with_claims, with_audit(*audit)])
 
 
 def _in_view(view: Reads, asked: Asked) -> KeyLineage | AssetLineage | list[str]:

@@ -8,7 +8,7 @@ import msgspec
 from keymill.config import ProcessorSettings
 from keymill.errors import KeymillError
 from keymill.ops.exits import exit_code_of
-from keymill.ops.lineage import Answered, AssetLineage, EventTold, KeyLineage, RequestLineage
+from keymill.ops.lineage import Answered, AssetLineage, EventTold, KeyLineage, PolicyTold, RequestLineage
 from keymill.ops.lineage_log import Interrupted, Log
 from keymill.ops.lineage_view import kid_of
 from schemas.audit import EventPlace, What
@@ -57,6 +57,19 @@ def with_claims(log: Log, lineage: L) -> L:
     if lineage.origin == KeyOrigin.DERIVED.value:
         return lineage
     return msgspec.structs.replace(lineage, claim=log.claim(lineage.organization, kid_of(lineage.kid) or b""))
+
+
+def with_policies(log: Log, lineage: RequestLineage) -> RequestLineage:
+    """Each policy in the version that the answer was made under; the log is asked for what is not the view's."""
+    told: dict[tuple[str, int, int], PolicyTold] = {}
+    held = {(key.organization, key.policy.id, key.policy.version): key.policy for key in lineage.keys}
+    for answer in lineage.answers:
+        if answer.policy_id is None or answer.policy_version is None:
+            continue
+        name = (answer.organization, answer.policy_id, answer.policy_version)
+        if name not in told:
+            told[name] = held.get(name) or log.policy(*name)
+    return msgspec.structs.replace(lineage, policies=tuple(told.values()))
 
 
 def with_audit(since_ms: int, last: int) -> Callable[[Log, L], L]:

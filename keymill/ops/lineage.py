@@ -62,7 +62,10 @@ class EventTold(Record, frozen=True, kw_only=True):
 
 
 class PolicyTold(Record, frozen=True, kw_only=True):
-    """The policy that an asset has now; `place` and `change` (its last change) are None for the built-in content."""
+    """
+    A policy in one version; `place` and `change`, the change that made it, are None for the built-in content, and for a
+    version that the topic keeps no more.
+    """
 
     id: int
     version: int | None
@@ -142,6 +145,7 @@ class RequestLineage(Record, frozen=True, kw_only=True):
     What a request was answered.
 
     Args:
+        policies: in the version that the answer was made under.
         keys: the lineage of every key in the answer.
         assets: what was asked for where no key is named.
         events: what the request became.
@@ -149,6 +153,7 @@ class RequestLineage(Record, frozen=True, kw_only=True):
 
     request_id: str
     answers: tuple[Answered, ...]
+    policies: tuple[PolicyTold, ...] = ()
     keys: tuple[KeyLineage, ...] = ()
     assets: tuple[AssetLineage, ...] = ()
     events: tuple[EventTold, ...] = ()

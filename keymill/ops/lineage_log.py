@@ -3,33 +3,36 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import msgspec
 from confluent_kafka import Message
 
 from keymill.config import ProcessorSettings
+from keymill.core.folding import DEFAULT_POLICY
 from keymill.errors import Corrupt, InvalidRecord, KeymillError, Reject
 from keymill.kafka.admin import end_offsets, require_topics
 from keymill.kafka.cluster import offsets_since
 from keymill.kafka.scan import Scanner, headers_of
 from keymill.ops.address import bootstrap_of
-from keymill.ops.lineage import Answered, ClaimTold, EventTold, Place
+from keymill.ops.lineage import Answered, ClaimTold, EventTold, Place, PolicyTold
 from keymill.ops.moment import shown
 from keymill.ops.progress import Advance
-from keymill.ops.telling import answered, claim_told
+from keymill.ops.telling import answered, claim_told, policy_told
 from keymill.telemetry import REQUEST_ID_HEADER
 from schemas import topics
 from schemas.audit import AuditEvent
 from schemas.codec import decode
 from schemas.events import PolicyChange
 from schemas.framing import decode_event
-from schemas.ids import claim_key
-from schemas.records import Claim
+from schemas.ids import claim_key, scoped_key
+from schemas.records import Claim, PolicyRecord
+from schemas.values import Record
 from streams.registry import registry_lookup
 
 STEP: Final = 10_000
 """Records between two steps of the progress."""
+T = TypeVar("T", bound=Record)
 Matches = Callable[[AuditEvent], bool]
 
 
@@ -101,6 +104,20 @@ class Log:
                 return claim_told(decode(message.value() or b"", Claim), place, message.timestamp()[1])
         return None
 
+    def policy(self, organization: str, policy_id: int, version: int) -> PolicyTold:
+        """A policy in that version, while the compacted topic keeps it: a week at least. Reads one partition."""
+        record_key, topic = scoped_key(organization, str(policy_id)), topics.POLICIES
+        if (policy_id, version) == (DEFAULT_POLICY, 0):
+            return policy_told(policy_id, None, None)
+        ends = end_offsets(self.bootstrap, topic.name)
+        partition = topics.partition_of(topic, record_key, len(ends))
+        for message in self._scanner.read(topic.name, partition, end=ends[partition]):
+            record = _decoded(message.value() or b"", PolicyRecord) if message.key() == record_key else None
+            if record is not None and record.version == version:
+                place = Place(topic=topic.name, partition=partition, offset=message.offset() or 0)
+                return policy_told(policy_id, record, place)
+        return PolicyTold(id=policy_id, version=version, name="compacted away")
+
     def audit(self, since_ms: int, needles: Sequence[bytes], matches: Matches) -> list[Answered]:
         """
         The audit events since then that match, oldest first, each once.
@@ -118,7 +135,11 @@ class Log:
                 reading = self._scanner.read(topic, number, start=start, end=end) if start < end else ()
                 for message in _counted(reading, advance):
                     value = message.value() or b""
-                    if any(needle in value for needle in needles) and (event := _event_of(value)) and matches(event):
+                    if (
+                        any(needle in value for needle in needles)
+                        and (event := _decoded(value, AuditEvent))
+                        and matches(event)
+                    ):
                         place = Place(topic=topic, partition=number, offset=message.offset() or 0)
                         found.setdefault((event.program, event.instance, event.sequence), (event, place))
         ordered = sorted(found.values(), key=lambda each: (each[0].at, each[0].instance, each[0].sequence))
@@ -142,9 +163,9 @@ class Interrupted(Exception):
         self.told = told
 
 
-def _event_of(value: bytes) -> AuditEvent | None:
+def _decoded(value: bytes, kind: type[T]) -> T | None:
     try:
-        return decode(value, AuditEvent)
+        return decode(value, kind)
     except InvalidRecord:
         return None  # a later release's, or nobody's
 

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from keymill.core.folding import DEFAULT_POLICY
 from keymill.errors import Misconfigured, UnknownKey
 from keymill.ops.lineage import AssetLineage, KeyLineage, Place, PolicyTold
 from keymill.ops.telling import event_told, keys_told, place_of, policy_told, positions_of, spelt
@@ -103,10 +104,13 @@ def _key_records(view: Reads, asset: AssetRecord) -> list[tuple[KeyRecord, Place
 
 def policy_of(view: Reads, organization: str, asset: AssetRecord | None) -> PolicyTold:
     """The policy of an asset as the view has it."""
-    told = policy_told(asset, None, None)
-    stored = view.policy(organization, told.id)
-    place = view.coordinates(topics.POLICIES.name, scoped_key(organization, str(told.id)))
-    return policy_told(asset, stored, place)
+    return policy_in(view, organization, asset.policy_id if asset else DEFAULT_POLICY)
+
+
+def policy_in(view: Reads, organization: str, policy_id: int) -> PolicyTold:
+    """A policy as the view has it."""
+    place = view.coordinates(topics.POLICIES.name, scoped_key(organization, str(policy_id)))
+    return policy_told(policy_id, view.policy(organization, policy_id), place_of(topics.POLICIES, place))
 
 
 def _asset_place(view: Reads, organization: str, asset: str) -> Place | None:

@@ -29,9 +29,8 @@ def place_of(topic: topics.Topic, place: layout.Place | None, record_key: bytes 
     return Place(topic=topic.name, partition=place.partition, offset=place.offset, record_key=name)
 
 
-def policy_told(asset: AssetRecord | None, stored: PolicyRecord | None, place: layout.Place | None) -> PolicyTold:
-    """The policy of an asset; *stored* is its record, None when nobody stored one."""
-    policy_id = asset.policy_id if asset else DEFAULT_POLICY
+def policy_told(policy_id: int, stored: PolicyRecord | None, place: Place | None) -> PolicyTold:
+    """A policy; *stored* is its record, None when nobody stored one."""
     if stored is None:
         missing = policy_id != DEFAULT_POLICY
         return PolicyTold(id=policy_id, version=None if missing else 0, name="missing" if missing else BUILT_IN)
@@ -40,7 +39,7 @@ def policy_told(asset: AssetRecord | None, stored: PolicyRecord | None, place: l
         version=stored.version,
         name=stored.name,
         changed=shown(stored.changed),
-        place=place_of(topics.POLICIES, place),
+        place=place,
         change=stored.applied,
     )
 

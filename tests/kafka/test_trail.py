@@ -141,6 +141,7 @@ def test_a_license_is_explained_by_its_request_id(place: Place) -> None:
         assert ("ingest-film", "asset_event") == (event["asked"]["request_id"], event["asked"]["what"])
         assert event["asked"]["caller"] == place.rig.key.credential
         assert (0, "DERIVED") == (key["policy"]["id"], key["origin"])
+    assert [(0, 0, "built-in default")] == [(p["id"], p["version"], p["name"]) for p in told["policies"]]
     refused = place.told("explain", "license-2")
     assert ("refused", "unknown_asset") == tuple(refused["answers"][0][name] for name in ("outcome", "reason"))
     of_kid = place.told("explain", kids[0])
@@ -151,6 +152,21 @@ def test_a_license_is_explained_by_its_request_id(place: Place) -> None:
     shown = place.keymill("explain", "license-1").stdout
     assert all(word in shown for word in ("license-1", "anna", kids[0], "ingest-film"))
     assert "no request of that id" in place.keymill("explain", "license-3", code=1).stderr
+
+
+def test_a_license_names_the_policy_as_it_was(place: Place) -> None:
+    """Also after the policy has changed: the version of the license with its coordinates, beside what is now."""
+    number = place.rig.make_policy()
+    made = place.rig.post("?wait=1", {"asset_id": "ruled", "tracks": ["SD"], "policy_id": number})
+    eventually(lambda: place.license("ruled", kids_of(made), "under-1").status_code == 200)
+    path = f"/v1/organizations/{ORGANIZATION}/policies/{number}"
+    changed = place.rig.client.put(path, params={"name": "stricter"}, json={"can_play": True, "can_renew": False})
+    assert 200 == changed.status_code, changed.text
+    eventually(lambda: "under-1" in {each.request_id for each in place.audited()})
+    told = place.told("explain", "under-1")
+    (policy,) = told["policies"]
+    assert (number, 1, topics.POLICIES.name) == (policy["id"], policy["version"], policy["place"]["topic"])
+    eventually(lambda: place.told("explain", "under-1")["keys"][0]["policy"]["version"] == 2)
 
 
 def test_a_chosen_key_leads_to_the_claim_that_won_it(place: Place) -> None:

@@ -9,8 +9,8 @@ import pytest
 from keymill.config import ProcessorSettings
 from keymill.errors import InvalidRecord, Unavailable
 from keymill.ops import explaining
-from keymill.ops.explaining import complete, with_audit, with_events
-from keymill.ops.lineage import Answered, AssetLineage, EventTold, KeyLineage, Place
+from keymill.ops.explaining import complete, with_audit, with_events, with_policies
+from keymill.ops.lineage import Answered, AssetLineage, EventTold, KeyLineage, Place, PolicyTold, RequestLineage
 from keymill.ops.lineage_log import Interrupted, Log
 from keymill.ops.lineage_view import asset_lineages, key_lineages, kid_of, organizations_of
 from keymill.ops.moment import epoch_ms_of, shown
@@ -98,6 +98,10 @@ class _Log(Log):
             raise self._trouble
         return msgspec.structs.replace(event, found=True, request_id="r-1", kind="AssetIngested")
 
+    def policy(self, organization: str, policy_id: int, version: int) -> PolicyTold:
+        """The version that was asked for."""
+        return PolicyTold(id=policy_id, version=version, name="from the log")
+
     def audit(self, since_ms: int, needles: object, matches: object) -> list[Answered]:
         """All of them."""
         return self._answers
@@ -166,12 +170,21 @@ def test_a_lineage_is_printed_without_what_is_unknown(rig: ProxyRig, capsys: pyt
 
 def test_policy_0_is_built_in_until_somebody_stores_one() -> None:
     """Another that is not there is missing, and licenses of it are refused."""
-    record = builders.folded(builders.ingest(asset="film"))
     assert (0, 0, "built-in default") == tuple(
-        getattr(policy_told(record, None, None), name) for name in ("id", "version", "name")
+        getattr(policy_told(0, None, None), name) for name in ("id", "version", "name")
     )
-    missing = policy_told(msgspec.structs.replace(record, policy_id=7), None, None)
+    missing = policy_told(7, None, None)
     assert (7, None, "missing") == (missing.id, missing.version, missing.name)
+
+
+def test_a_license_names_the_policy_version_it_was_made_under(rig: ProxyRig) -> None:
+    """The view's where it is the same, else the log's; no policy for a request that got none."""
+    (key,) = lineages(rig, rig.kid("film"))
+    answers = (note(policy_id=3, policy_version=2), note(policy_id=3, policy_version=1), note())
+    told = with_policies(_Log([]), RequestLineage(request_id="r-1", answers=answers, keys=(key,)))
+    assert [(3, 2, "a policy"), (3, 1, "from the log")] == [
+        (each.id, each.version, each.name) for each in told.policies
+    ]
 
 
 def test_moments_are_read_and_shown() -> None:

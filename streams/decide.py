@@ -100,9 +100,10 @@ class Decider:
         held = decided.assets.get(record_key) or lookup.asset(event.organization, event.asset)
         at = coordinates_of(record, self._generation)
         root_version = self._root_version(event, record, held)
-        derived = self._claims.derived(event) if claims.wishes_of(event) else None
+        names_kids = bool(claims.wishes_of(event))
+        derived = self._claims.derived(event) if names_kids else None
         folded = fold(event, at=at, held=held, root_version=root_version, derived=derived)
-        if folded.changed:
+        if names_kids and folded.changed:
             wanted = claims.claims_of(event, folded.asset, at.position)
             for claim in self._claims.missing(event, wanted, lookup):
                 decided.claims.setdefault(claim_key(claim.organization, claim.kid), claim)
@@ -110,7 +111,7 @@ class Decider:
             if need.record_key in decided.key_records or lookup.has(need.record_key):
                 continue
             keys = self._keys(event, need.root_version)
-            chosen = any(track.kid is not None for track in need.tracks)
+            chosen = [track.kid for track in need.tracks if track.kid is not None]
             given = self._given(need, event, at.position, folded.changed, decided, lookup) if chosen else NONE_GIVEN
             if given is not None:
                 decided.key_records[need.record_key] = self._made(folded.asset, need, keys, given)

@@ -20,9 +20,9 @@ from schemas.values import LogPosition, Record
 
 def wishes_of(event: AssetEvent) -> dict[bytes, TrackWish]:
     """By KID, a wish of the event that names it; empty for most events."""
-    if not isinstance(event.body, AssetIngested):
+    if not isinstance(event.body, AssetIngested) or not event.body.tracks:
         return {}
-    return {wish.kid: wish for wish in event.body.tracks or () if wish.kid is not None}
+    return {wish.kid: wish for wish in event.body.tracks if wish.kid is not None}
 
 
 def claims_of(event: AssetEvent, asset: AssetRecord, at: LogPosition) -> dict[bytes, Claim]:

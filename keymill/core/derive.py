@@ -51,7 +51,7 @@ def derive_key(prk: Secret, identity: KeyIdentity) -> DerivedKey:
 def derive(prk: Secret, preimage: bytes) -> DerivedKey:
     """Like `derive_key`, of the identity's canonical bytes."""
     ident = canonical(preimage)
-    kid = derive_kid(prk, preimage)
+    kid = uuid8(_mac(prk, _KID + ident))
     info = ident + canonical(kid)
     return DerivedKey(kid=kid, cek=_expand(prk, _CEK + info, CEK_SIZE), iv=_expand(prk, _IV + info, IV_SIZE))
 

@@ -147,7 +147,7 @@ def make_key_record(
             fp=fingerprint(keys.k_fp, key.kid, key.cek),
             label=track.label,
             scheme=track.scheme,
-            origin=key.origin if isinstance(key, GivenKey) else KeyOrigin.DERIVED,
+            origin=KeyOrigin.DERIVED if track.kid is None else given[track.kid].origin,
         )
         for track, key in zip(need.tracks, made, strict=True)
     )

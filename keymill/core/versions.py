@@ -112,9 +112,9 @@ def _add(body: AssetIngested, choice: Choice, version: KeyVersion, previous: Key
         inherited = previous.live.tracks if previous and previous.live else _defaults(version)
         return _with_periods(body.periods, choice, version, wanted, inherited)
     wished = wishes.wished(body.tracks, version, choice.derived)
-    held = tuple(track for key_set in version.key_sets for track in key_set.tracks)
+    held = tuple([track for key_set in version.key_sets for track in key_set.tracks])
     known = {(track.label, track.scheme) for track in held}
-    added = tuple(track for track in wished if (track.label, track.scheme) not in known)
+    added = tuple([track for track in wished if (track.label, track.scheme) not in known])
     wishes.check_count(len(known) + len(added))
     wishes.check_clear((*held, *added))
     return _with_key_set(choice, version, added) if added else version

@@ -86,7 +86,9 @@ def _check_materials(wishes: tuple[TrackWish, ...]) -> None:
 
 def check_clear(tracks: Tracks) -> None:
     """Refuse a KID for clear-key HLS and a protected track: its key is handed out as it is."""
-    clear = {track.kid for track in tracks if track.label == CLEAR_LABEL and track.kid}
+    clear = {track.kid for track in tracks if track.kid and track.label == CLEAR_LABEL}
+    if not clear:
+        return
     shared = next((track for track in tracks if track.label != CLEAR_LABEL and track.kid in clear), None)
     if shared is not None:
         message = f"tracks.kid: {CLEAR_LABEL} and {shared.label} must not share a key: give {CLEAR_LABEL} another KID"

@@ -1,4 +1,4 @@
-"""What a Kafka cluster says of itself: topics, ends, groups. The only module that knows kafka-python's admin client."""
+"""What a Kafka cluster says of itself: topics, ends, groups. With `overview` all that knows kafka-python's admin."""
 
 import base64
 import time

@@ -26,6 +26,7 @@ from keymill.ops import (
     rotate_root,
     service,
     settings,
+    status,
     tokens,
     topics,
 )
@@ -46,6 +47,7 @@ app.add_typer(service.app, name="service", rich_help_panel="Set-up")
 app.add_typer(tokens.token_key, name="token-key", rich_help_panel="Set-up")
 app.add_typer(tokens.token, name="token", rich_help_panel="Set-up")
 app.add_typer(import_command.app, name="import", rich_help_panel="Recovery")
+app.command(rich_help_panel="Recovery")(status.status)
 app.command(rich_help_panel="Recovery")(replay.replay)
 app.command(rich_help_panel="Recovery")(audit.audit)
 app.add_typer(rebuild.app, name="rebuild", rich_help_panel="Recovery")

@@ -1,5 +1,8 @@
 """What programs say of themselves on the status topic, on a real broker."""
 
+import json
+import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +18,7 @@ from keymill.ops.credentials import create_organization
 from schemas.operations import KekEpochs, ProgramReport
 from schemas.topics import KEYS
 from tests.broker import embedded_kafka
-from tests.e2e.programs import Program, wait_for
+from tests.e2e.programs import CLI, Program, wait_for
 
 pytestmark = pytest.mark.timeout(170)
 
@@ -113,6 +116,56 @@ def test_processor_and_gateway_report(kafka: EmbeddedKafka, data: Path, tmp_path
     finally:
         for program in programs.values():
             program.end()
+
+
+def test_status_says_how_everything_stands(kafka: EmbeddedKafka, data: Path, tmp_path: Path) -> None:
+    """0 while all is well, 1 with the reason once a proxy is killed, the same while watching, 3 without brokers."""
+    programs = [
+        Program(name, data, kafka.bootstrap, tmp_path / f"{name}.log", KEYMILL_INSTANCE_ID="s", KEYMILL_REPORT_S="1")
+        for name in ("processor", "gateway", "proxy")
+    ]
+    try:
+        for program in programs:
+            program.wait_ready()
+        well = wait_for(lambda: (asked := ask(kafka.bootstrap))[0] == 0 and asked, 30, every_s=1)
+        stood = json.loads(well[1])
+        assert {"processor/s", "gateway/s", "proxy/s"} <= {
+            f"{each['program']}/{each['instance']}" for each in stood["programs"] if each["state"] == "ready"
+        }
+        assert [1, 0] == [stood["group"]["members"], len(stood["topics"]["differences"])]
+        assert "all is well" in ask(kafka.bootstrap, as_json=False)[1]
+        programs[-1].kill()
+        late = ("--silent-after", "3")
+        asked = wait_for(lambda: (asked := ask(kafka.bootstrap, *late))[0] == 1 and asked, 30, every_s=1)
+        whole = json.loads(asked[1])
+        assert any("proxy/s has not reported" in each["what"] for each in whole["concerns"]), whole["concerns"]
+        command = [
+            *CLI,
+            "status",
+            "--bootstrap",
+            kafka.bootstrap,
+            "--watch",
+            "--interval",
+            "0.5",
+            "--silent-after",
+            "3",
+        ]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+            lines = [watching.stdout.readline() for _ in range(2)]
+            watching.send_signal(signal.SIGINT)
+            assert 1 == watching.wait(20)
+        assert all("attention: " in line for line in lines), lines
+    finally:
+        for program in programs:
+            program.end()
+    assert 3 == ask("127.0.0.1:1")[0]
+
+
+def ask(bootstrap: str, *options: str, as_json: bool = True) -> tuple[int, str]:
+    """Exit code and output of `keymill status`."""
+    command = [*CLI, "status", "--bootstrap", bootstrap, *options, *(["--json"] if as_json else [])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout
 
 
 def test_starts_stay_fast_over_many_reports(kafka: EmbeddedKafka) -> None:

@@ -1,0 +1,119 @@
+"""`keymill status`: brokers, topics, group, programs, KEK epochs and the last audit at one glance, or all the while."""
+
+import json
+import sys
+import time
+from typing import Annotated, Final
+
+import msgspec
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+
+from keymill.config import ProcessorSettings, load
+from keymill.errors import Unavailable
+from keymill.ops.address import bootstrap_of
+from keymill.ops.options import Bootstrap, Data, File, Json
+from keymill.ops.standing import Limits, Standing, judge
+from keymill.ops.status_table import line_of, shown
+
+ATTENTION: Final = 1
+AWAY: Final = 3
+"""Exit codes."""
+
+
+def status(
+    settings: File = None,
+    data: Data = None,
+    bootstrap: Bootstrap = None,
+    watch: Annotated[bool, typer.Option("--watch", help="look again and again until Ctrl-C")] = False,
+    interval: Annotated[float, typer.Option(min=0.5, max=3600, help="seconds between two looks of --watch")] = 2.0,
+    max_lag: Annotated[int, typer.Option(min=0, help="records that group and views may be behind")] = Limits().lag,
+    silent_after: Annotated[
+        float, typer.Option(min=1, help="seconds without a report after which a program is silent")
+    ] = Limits().silent_s,
+    as_json: Json = False,
+) -> int:
+    """
+    Show how everything stands: brokers, topics, processors' lag, every program, KEK epochs, the last audit.
+
+    Exit code 0 when all is well, 1 when something needs attention, which is said with its section of docs/runbook.md,
+    3 when no broker answers. --watch ends with the code of its last look.
+    """
+    given = load(ProcessorSettings, file=settings, data=data, bootstrap=bootstrap)
+    limits = Limits(lag=max_lag, silent_s=silent_after)
+    brokers = bootstrap_of(given)
+    if watch:
+        return _watch(brokers, given.group, limits, interval, as_json=as_json)
+    standing = look(brokers, given.group, limits)
+    if as_json:
+        typer.echo(json.dumps(msgspec.to_builtins(standing), indent=2))
+    else:
+        _console().print(shown(standing))
+    return 0 if standing.well else ATTENTION
+
+
+def look(bootstrap: str, group: str, limits: Limits) -> Standing:
+    """
+    Ask brokers and status topic, and judge.
+
+    Raises:
+        Unavailable: no broker answers.
+    """
+    from keymill.kafka.drift import differences
+    from keymill.kafka.overview import overview
+    from keymill.kafka.status_topic import Status, read_status
+    from schemas.topics import BY_NAME, STATUS
+
+    seen = overview(bootstrap, group)
+    told = read_status(bootstrap) if STATUS.name in seen.topics else Status({}, {}, None, ())
+    found = differences(BY_NAME, seen.topics, told.adoptions)
+    return judge(seen, tuple(found), told, at=time.time_ns() // 1_000_000, limits=limits)
+
+
+def _watch(bootstrap: str, group: str, limits: Limits, interval: float, *, as_json: bool) -> int:
+    console, code = _console(), AWAY
+    live = Live(console=console, screen=False, auto_refresh=False) if console.is_terminal and not as_json else None
+    try:
+        with live or _Nothing():
+            while True:
+                picture: RenderableType
+                try:
+                    standing = look(bootstrap, group, limits)
+                    code = 0 if standing.well else ATTENTION
+                    picture = shown(standing) if live else _said(standing, as_json=as_json)
+                except Unavailable as error:
+                    code, picture = AWAY, f"{_clock()} {error}"
+                if live:
+                    live.update(picture if isinstance(picture, Group) else Group(picture), refresh=True)
+                else:
+                    typer.echo(picture)
+                    sys.stdout.flush()
+                time.sleep(interval)
+    except KeyboardInterrupt:
+        return code
+
+
+def _said(standing: Standing, *, as_json: bool) -> str:
+    return json.dumps(msgspec.to_builtins(standing)) if as_json else f"{_clock()} {line_of(standing)}"
+
+
+def _clock() -> str:
+    return time.strftime("%H:%M:%S", time.gmtime()) + "Z"
+
+
+def _console() -> Console:
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 200
+    return console
+
+
+class _Nothing:
+    """In place of a live display."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None

@@ -41,6 +41,18 @@ VIEW_STOPPED = Gauge(
 VIEW_STALE = Gauge(
     "keymill_view_stale", "Records that a view passed over as older than what it held", multiprocess_mode="max"
 )
+VIEW_BEHIND = Gauge(
+    "keymill_view_behind", "Records between the view and the ends of its topics", multiprocess_mode="max"
+)
+CONSUMER_BEHIND = Gauge(
+    "keymill_consumer_behind", "Records of a processor's partitions that wait, as far as its last fetches knew"
+)
+KEKS_MISSING = Gauge(
+    "keymill_keks_missing", "KEKs that records name and this proxy was not handed; page", multiprocess_mode="mostrecent"
+)
+KEK_EPOCH = Gauge(
+    "keymill_kek_epoch", "The newest KEK epoch that a program holds", ["organization"], multiprocess_mode="mostrecent"
+)
 QUARANTINED = Gauge(
     "keymill_view_quarantined", "Records that a view refused; page when it rises", multiprocess_mode="max"
 )

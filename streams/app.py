@@ -6,13 +6,16 @@ declaration, autodiscovery, data folder, its command line and its reading of the
 """
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import faust
+from aiokafka.errors import IllegalStateError
 from faust.app.base import BootStrategy
+from faust.types import TP
 from mode.supervisors import CrashingSupervisor
 
 from streams.fence import Fence, Handler, HandlerEnded, PartitionsCallback
@@ -82,6 +85,15 @@ class App(faust.App):
     whole: asyncio.Event
     """Set when every service of the app has begun: what Faust is told to stop before, it leaves behind half-begun."""
     expiring_topics: frozenset[str] = frozenset()
+
+    def behind(self) -> int:
+        """Records that wait for a worker's hand, as far as the last fetch of each of its partitions knew the end."""
+        waiting = 0
+        for tp in self.fence.ledger.assigned():
+            with contextlib.suppress(IllegalStateError):  # it was taken away this moment
+                end = self.consumer.highwater(TP(*tp))
+                waiting += max(0, (end or 0) - (self.fence.ledger.position(tp) or 0))
+        return waiting
 
     async def on_started(self) -> None:
         """All services have begun; what follows waits for the first assignment."""

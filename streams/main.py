@@ -181,6 +181,7 @@ async def _tend(app: App, owners: set[Owner[Any]], reader: SnapshotReader, follo
         follower.tend()
         state = reader.state()
         gauges.show(state)
+        telemetry.CONSUMER_BEHIND.set(app.behind())
         _require_following(follower, state.error)
         for owner in owners:
             await owner.repair()

@@ -143,7 +143,10 @@ class Reporter:
 
     def _look(self) -> Observation:
         try:
-            return self._observe()
+            seen = self._observe()
+            for each in seen.keks:
+                telemetry.KEK_EPOCH.labels(each.organization).set(max(each.epochs, default=0))
+            return seen
         except KeymillError as error:
             return Observation(waits_for=str(error))
         except Exception as error:  # noqa: BLE001 the top of the thread: a report never harms its program

@@ -102,6 +102,15 @@ class ProxyKeys:
         """(organization, epoch) of every KEK that is here, ascending."""
         return tuple(sorted(self._keks.copy()))
 
+    def show(self) -> None:
+        """Set the gauges; call about once a second."""
+        telemetry.KEKS_MISSING.set(len(self._missing))
+        newest: dict[str, int] = {}
+        for organization, epoch in self.held:
+            newest[organization] = max(newest.get(organization, 0), epoch)
+        for organization, epoch in newest.items():
+            telemetry.KEK_EPOCH.labels(organization).set(epoch)
+
     def missing(self) -> str | None:
         """Why licenses may fail for want of a key, or None."""
         if not self._keks and self._failure:

@@ -140,6 +140,7 @@ class Life:
                 log.error("the view cannot be read", reason=str(error))
                 self._reader.close()  # it is opened anew: another environment may lie there now
                 self._open = self._live = False
+            self.keys.show()
             if self._standing is not None:
                 self._standing.write(Standing(waits_for=self.readiness.reason(), keks=self.keys.held))
             await asyncio.sleep(WATCH_S if self._open else OPEN_RETRY_S)

@@ -9,5 +9,6 @@ def show(state: ViewState) -> None:
     telemetry.VIEW_READY.set(state.ready)
     telemetry.VIEW_STALENESS.set(state.staleness_s)
     telemetry.VIEW_STOPPED.set(state.error is not None)
+    telemetry.VIEW_BEHIND.set(state.behind)
     telemetry.VIEW_STALE.set(state.stale)
     telemetry.QUARANTINED.set(state.quarantined)

@@ -1,8 +1,11 @@
 """docker-compose.yml is valid, and every service's command runs with its environment against three real brokers."""
 
+import contextlib
 import importlib.util
 import json
 import os
+import re
+import sqlite3
 import subprocess
 import sys
 import urllib.request
@@ -21,7 +24,8 @@ ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 KEYMILL = {name: service for name, service in COMPOSE["services"].items() if service["image"] == "keymill"}
 ONCE = ("topics", "keys")
-PROGRAMS = ("processor-1", "processor-2", "gateway", "proxy-1", "proxy-2")
+CONNECTORS = ("sql-archive", "sql-outbox")
+PROGRAMS = ("processor-1", "processor-2", "gateway", "proxy-1", "proxy-2", *CONNECTORS)
 READY_S = 90
 
 
@@ -39,7 +43,8 @@ def test_it_follows_the_compose_specification() -> None:
 
 
 def test_it_is_the_layout_of_the_design() -> None:
-    """Three brokers, two processors, a gateway, two proxies."""
+    """Three brokers, two processors, a gateway, two proxies, archive and outbox; a database and who watches."""
+    assert {"postgres", "prometheus", "grafana"} < set(COMPOSE["services"])
     assert {*ONCE, *PROGRAMS} == set(KEYMILL)
     assert ["kafka-1", "kafka-2", "kafka-3"] == [name for name in COMPOSE["services"] if name.startswith("kafka")]
 
@@ -60,6 +65,41 @@ def test_every_mount_belongs_to_the_image_s_user() -> None:
     assert "USER keymill" in image
 
 
+def test_images_are_pinned_and_ports_are_this_machine_s() -> None:
+    """No image moves by itself, nothing is published beyond loopback, every named volume is declared."""
+    for name, service in COMPOSE["services"].items():
+        if service["image"] != "keymill":
+            assert re.search(r":v?\d+\.\d+", service["image"]), name
+        assert all(str(port).startswith("127.0.0.1:") for port in service.get("ports", ())), name
+        sources = [volume.split(":")[0] for volume in service.get("volumes", ())]
+        assert {source for source in sources if "/" not in source} <= set(COMPOSE["volumes"]), name
+        assert all((ROOT / source).exists() for source in sources if source.startswith("./")), name
+
+
+def test_every_program_has_an_instance_id() -> None:
+    """A container's host name is another one after every start, and its reports would pile up."""
+    named = [KEYMILL[name]["environment"].get("KEYMILL_INSTANCE_ID") for name in PROGRAMS]
+    assert list(PROGRAMS) == named
+
+
+def test_prometheus_scrapes_every_program() -> None:
+    """At the port where it listens in its container."""
+    scraped = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())["scrape_configs"]
+    targets = {target for job in scraped for group in job["static_configs"] for target in group["targets"]}
+    expected = set()
+    for name in PROGRAMS:
+        words = [str(word) for word in KEYMILL[name]["command"]]
+        given = KEYMILL[name]["environment"].get("KEYMILL_CONNECT_PORT")
+        expected.add(f"{name}:{words[words.index('--port') + 1] if '--port' in words else given}")
+    assert expected == targets
+
+
+def test_the_outbox_s_table_is_the_documented_one() -> None:
+    """PostgreSQL makes it at its first start."""
+    made = (ROOT / "deploy" / "outbox.sql").read_text().split("\n", 1)[1]
+    assert made in (ROOT / "docs" / "outbox.md").read_text()
+
+
 def test_the_image_installs_nothing_without_a_hash() -> None:
     """Everything comes from the lock file, what builds the package too."""
     installs = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if "pip install" in line]
@@ -73,12 +113,27 @@ def bootstrap() -> Iterator[str]:
         yield kafka.bootstrap
 
 
-def environment(name: str, bootstrap: str, folder: Path) -> dict[str, str]:
+def environment(name: str, bootstrap: str, folder: Path, port: int = 0) -> dict[str, str]:
     """The service's environment, with addresses and folders of this machine in place of the containers'."""
     given = {key: str(value) for key, value in KEYMILL[name]["environment"].items()}
     assert given.pop("KEYMILL_BOOTSTRAP") and given.pop("KEYMILL_KEY_FILE") and given.pop("KEYMILL_HOST")
     here = {"KEYMILL_BOOTSTRAP": bootstrap, "KEYMILL_KEY_FILE": str(folder / "keys.json"), "KEYMILL_HOST": "127.0.0.1"}
-    return {**os.environ, **given, **here, "KEYMILL_DATA": str(folder / name)}
+    if name == "sql-archive":
+        here["KEYMILL_ARCHIVE_URL"] = f"sqlite:///{folder / 'archive.sqlite'}"
+    if name == "sql-outbox":
+        here["KEYMILL_OUTBOX_URL"] = f"sqlite:///{outbox(folder)}"
+    return {**os.environ, **given, **here, "KEYMILL_DATA": str(folder / name), "KEYMILL_CONNECT_PORT": str(port)}
+
+
+def outbox(folder: Path) -> Path:
+    """A database with the documented table."""
+    page = (ROOT / "docs" / "outbox.md").read_text()
+    found = re.search(r"```sql sqlite\n(.*?)```", page, re.DOTALL)
+    assert found is not None
+    path = folder / "outbox.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(found.group(1))
+    return path
 
 
 def command(name: str, port: int) -> list[str]:
@@ -102,7 +157,7 @@ def test_every_command_runs(bootstrap: str, tmp_path: Path) -> None:
     running = {
         name: subprocess.Popen(
             command(name, port),
-            env=environment(name, bootstrap, tmp_path),
+            env=environment(name, bootstrap, tmp_path, port),
             stdout=subprocess.DEVNULL,
             stderr=logs[name],
         )

@@ -65,7 +65,7 @@ def audit(
         return found
 
     if follow_:
-        return follow(once, Schedule(every_s, metrics_port))
+        return follow(once, Schedule(every_s, metrics_port, loaded.host))
     return 0 if once().clean() else DIFFERENT
 
 

@@ -24,10 +24,11 @@ log = telemetry.logger("ops.audit")
 
 
 class Schedule(NamedTuple):
-    """Seconds from the begin of one audit to the next, and the port of /metrics, 0 for none."""
+    """Seconds from the begin of one audit to the next, and where /metrics is; port 0 for nowhere."""
 
     every_s: int
     metrics_port: int
+    host: str = "127.0.0.1"
 
 
 def follow(once: Callable[[], Audit], schedule: Schedule) -> int:
@@ -37,7 +38,7 @@ def follow(once: Callable[[], Audit], schedule: Schedule) -> int:
         signal.signal(number, lambda *_: stop.set())
     telemetry.AUDIT_AGE.set_function(lambda: time.time() - last)
     if schedule.metrics_port:
-        start_http_server(schedule.metrics_port, addr="127.0.0.1")
+        start_http_server(schedule.metrics_port, addr=schedule.host)
     clean = True
     while not stop.is_set():
         began = time.time()

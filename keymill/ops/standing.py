@@ -21,7 +21,7 @@ CONSUMED: Final = (topics.ASSETS.name, topics.POLICY_CHANGES.name, topics.REQUES
 AUDIT_OLD_MS: Final = 8 * topics.DAY_MS
 """An audit is run every week at least, or followed."""
 CUT_OFF: Final = "a-view-is-behind-or-cut-off"
-AUDIT: Final = "an-audit-finds-differences"
+AUDIT: Final = "records-are-missing-or-an-audit-says-so"
 WORDS_MAX: Final = 3
 """Of many like concerns this many are spelt out."""
 

@@ -25,7 +25,9 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 KEYMILL = {name: service for name, service in COMPOSE["services"].items() if service["image"] == "keymill"}
 ONCE = ("topics", "keys")
 CONNECTORS = ("sql-archive", "sql-outbox")
-PROGRAMS = ("processor-1", "processor-2", "gateway", "proxy-1", "proxy-2", *CONNECTORS)
+REPORTING = ("processor-1", "processor-2", "gateway", "proxy-1", "proxy-2", *CONNECTORS)
+PROGRAMS = (*REPORTING, "audit")
+PORTS = ("--port", "--metrics-port")
 READY_S = 90
 
 
@@ -78,8 +80,8 @@ def test_images_are_pinned_and_ports_are_this_machine_s() -> None:
 
 def test_every_program_has_an_instance_id() -> None:
     """A container's host name is another one after every start, and its reports would pile up."""
-    named = [KEYMILL[name]["environment"].get("KEYMILL_INSTANCE_ID") for name in PROGRAMS]
-    assert list(PROGRAMS) == named
+    named = [KEYMILL[name]["environment"].get("KEYMILL_INSTANCE_ID") for name in REPORTING]
+    assert list(REPORTING) == named
 
 
 def test_prometheus_scrapes_every_program() -> None:
@@ -90,7 +92,8 @@ def test_prometheus_scrapes_every_program() -> None:
     for name in PROGRAMS:
         words = [str(word) for word in KEYMILL[name]["command"]]
         given = KEYMILL[name]["environment"].get("KEYMILL_CONNECT_PORT")
-        expected.add(f"{name}:{words[words.index('--port') + 1] if '--port' in words else given}")
+        ports = [words[words.index(option) + 1] for option in PORTS if option in words] or [given]
+        expected |= {f"{name}:{port}" for port in ports}
     assert expected == targets
 
 
@@ -139,8 +142,9 @@ def outbox(folder: Path) -> Path:
 def command(name: str, port: int) -> list[str]:
     """The service's command, its port replaced: all containers of a kind share one number."""
     words = [str(word) for word in KEYMILL[name]["command"]]
-    if "--port" in words:
-        words[words.index("--port") + 1] = str(port)
+    for option in PORTS:
+        if option in words:
+            words[words.index(option) + 1] = str(port)
     return [sys.executable, "-m", "keymill.ops.cli", *words]
 
 

@@ -1,13 +1,15 @@
 """`keymill status`: brokers, topics, group, programs, KEK epochs and the last audit at one glance, or all the while."""
 
 import json
-import sys
+import signal
+import threading
 import time
+from contextlib import nullcontext
 from typing import Annotated, Final
 
 import msgspec
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.live import Live
 
 from keymill.config import ProcessorSettings, load
@@ -74,24 +76,24 @@ def look(bootstrap: str, group: str, limits: Limits) -> Standing:
 def _watch(bootstrap: str, group: str, limits: Limits, interval: float, *, as_json: bool) -> int:
     console, code = _console(), AWAY
     live = Live(console=console, screen=False, auto_refresh=False) if console.is_terminal and not as_json else None
-    try:
-        with live or _Nothing():
-            while True:
-                picture: RenderableType
-                try:
-                    standing = look(bootstrap, group, limits)
-                    code = 0 if standing.well else ATTENTION
-                    picture = shown(standing) if live else _said(standing, as_json=as_json)
-                except Unavailable as error:
-                    code, picture = AWAY, f"{_clock()} {error}"
-                if live:
-                    live.update(picture if isinstance(picture, Group) else Group(picture), refresh=True)
-                else:
-                    typer.echo(picture)
-                    sys.stdout.flush()
-                time.sleep(interval)
-    except KeyboardInterrupt:
-        return code
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with live or nullcontext():
+        while not stop.is_set():
+            picture: Group | str
+            try:
+                standing = look(bootstrap, group, limits)
+                code = 0 if standing.well else ATTENTION
+                picture = shown(standing) if live else _said(standing, as_json=as_json)
+            except Unavailable as error:
+                code, picture = AWAY, f"{_clock()} {error}"
+            if live:
+                live.update(Group(picture) if isinstance(picture, str) else picture, refresh=True)
+            else:
+                typer.echo(picture)
+            stop.wait(interval)
+    return code
 
 
 def _said(standing: Standing, *, as_json: bool) -> str:
@@ -107,13 +109,3 @@ def _console() -> Console:
     if not console.is_terminal:
         console.width = 200
     return console
-
-
-class _Nothing:
-    """In place of a live display."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        return None

@@ -114,12 +114,12 @@ def proxy(
 
 
 def connect(
-    name: Annotated[str, typer.Argument(help="connector, such as manifest")],
+    name: Annotated[str, typer.Argument(help="manifest, sql-outbox or sql-archive")],
     settings: File = None,
     data: Data = None,
     bootstrap: Bootstrap = None,
     manifest_dir: Annotated[Path | None, typer.Option(help="folder of *.jsonl files")] = None,
-    once: Annotated[bool, typer.Option("--once", help="end when the source has nothing more")] = False,
+    once: Annotated[bool, typer.Option("--once", help="end when there is nothing more to move")] = False,
     parent: Parent = None,
 ) -> int:
     """Run a source or sink connector."""

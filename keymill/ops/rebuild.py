@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from keymill.config import ProcessorSettings, load
+from keymill.config import ConnectSettings, ProcessorSettings, load
 from keymill.kafka.scan import Scanner
 from keymill.ops import source
 from keymill.ops.address import bootstrap_of
@@ -91,6 +91,23 @@ def snapshot(
     told = rebuild_snapshot(folder, bootstrap_of(loaded), loaded.map_size_gib * GIB, apply=apply, wait_s=wait_s)
     show_snapshot(told, as_json)
     return 0 if apply else DIFFERENT
+
+
+@app.command("archive")
+def archive(
+    settings: File = None, data: Data = None, bootstrap: Bootstrap = None, apply: Apply = False, as_json: Json = False
+) -> int:
+    """
+    Fill the SQL archive from what the topics hold: one that was dropped, or one that lags.
+
+    May run beside `keymill connect sql-archive`. Exit code 1 if there is something to archive and --apply is not given.
+    """
+    from keymill.ops.rebuild_archive import rebuild_archive, show_archive  # SQLAlchemy takes a third of a second
+
+    loaded = load(ConnectSettings, file=settings, data=data, bootstrap=bootstrap)
+    told = rebuild_archive(loaded.model_copy(update={"bootstrap": bootstrap_of(loaded)}), apply=apply)
+    show_archive(told, as_json)
+    return 0 if apply or not told["offsets"] else DIFFERENT
 
 
 def _rebuild(

@@ -246,6 +246,18 @@ def test_lost_policies_are_made_again(rig: Rig) -> None:
     assert 2 == rig.make_policy()
 
 
+def test_a_dropped_archive_is_filled_again(rig: Rig) -> None:
+    """From what the topics hold; planned first, and then nothing is left."""
+    file = rig.data / "archive.sqlite"
+    for _ in range(2):
+        planned = told("rebuild", "archive", *on(rig), code=1)
+        assert planned["offsets"] > ASSETS and not file.exists()
+        told("rebuild", "archive", *on(rig), "--apply")
+        assert file.exists() and 0 == told("rebuild", "archive", *on(rig))["offsets"]
+        for part in rig.data.glob("archive.sqlite*"):
+            part.unlink()
+
+
 def test_drafts_are_simulated(rig: Rig, tmp_path: Path) -> None:
     """Which assets another default policy, and another schedule of roots, would change; nothing is written."""
     policies, schedule = tmp_path / "policies.json", tmp_path / "schedule.json"

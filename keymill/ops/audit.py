@@ -8,6 +8,7 @@ import msgspec
 import typer
 from rich.console import Console
 
+from keymill.archive.writing import archive_url
 from keymill.config import ProcessorSettings, load
 from keymill.kafka.admin import require_topics
 from keymill.kafka.producer import Publisher
@@ -27,6 +28,10 @@ EVERY_S = 300
 LedgerFile = Annotated[Path | None, typer.Option("--ledger", help="write (organization, KID) -> fingerprint there")]
 Against = Annotated[Path | None, typer.Option("--against", help="compare with a ledger from before")]
 Snapshot = Annotated[list[Path] | None, typer.Option("--snapshot", help="view folder (DATA/views/NAME) to compare")]
+Archive = Annotated[
+    str | None,
+    typer.Option("--archive", envvar="KEYMILL_ARCHIVE_URL", show_envvar=True, help="SQL archive to compare, its URL"),
+]
 Open = Annotated[bool, typer.Option("--open/--no-open", help="unwrap every key and check its fingerprint")]
 Follow = Annotated[bool, typer.Option("--follow", help="repeat until SIGTERM, with metrics")]
 Every = Annotated[int, typer.Option("--every", min=1, help="with --follow: seconds from one audit to the next")]
@@ -40,6 +45,7 @@ def audit(
     ledger: LedgerFile = None,
     against: Against = None,
     snapshot: Snapshot = None,
+    archive: Archive = None,
     open_: Open = True,
     follow_: Follow = False,
     every_s: Every = EVERY_S,
@@ -53,7 +59,8 @@ def audit(
     """
     loaded = load(ProcessorSettings, file=settings, data=data, bootstrap=bootstrap)
     brokers = bootstrap_of(loaded)
-    wanted = Wanted(ledgers.read(against) if against else None, tuple(snapshot or ()), open_)
+    url = archive_url(archive, loaded.data) if archive else None
+    wanted = Wanted(ledgers.read(against) if against else None, tuple(snapshot or ()), url, open_)
 
     def once() -> Audit:
         began = time.time()

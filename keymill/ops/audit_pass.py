@@ -1,12 +1,14 @@
 """One pass of an audit: every log, every topic made of it, and the copies, each read once, partition by partition."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
+from sqlalchemy import URL
 
+from keymill.archive.reading import ArchiveReader
 from keymill.config import ProcessorSettings
 from keymill.core.envelope import unwrap_keys
 from keymill.errors import InvalidRecord
@@ -15,6 +17,7 @@ from keymill.kafka.scan import Scanner
 from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
 from keymill.ops import source
+from keymill.ops.audit_archive import ArchiveCopy, Ends
 from keymill.ops.auditing import Audit, Claims
 from keymill.ops.auditing_copies import Copy, compare_copy, find_strangers
 from keymill.ops.ledger import Ledger
@@ -24,6 +27,7 @@ from keymill.ops.report import Report
 from keymill.ops.source import Source
 from keymill.ops.verifying import Verifier
 from keymill.snapshot.reader import SnapshotReader
+from keymill.sql import name_of
 from schemas import topics
 from schemas.codec import decode, encode
 from schemas.ids import asset_key
@@ -34,10 +38,11 @@ MADE = (topics.KEYS.name, topics.POLICIES.name)
 
 
 class Wanted(NamedTuple):
-    """What an audit compares beside the topics: a ledger of before, views' folders; and whether keys are unwrapped."""
+    """What is compared beside the topics: a ledger of before, views, an archive; and whether keys are unwrapped."""
 
     before: Ledger | None = None
     snapshots: tuple[Path, ...] = ()
+    archive: URL | None = None
     open: bool = True
 
 
@@ -57,7 +62,9 @@ def audit_once(settings: ProcessorSettings, bootstrap: str, wanted: Wanted, cons
         claim_ends = _claim_ends(bootstrap)  # later than the records', so that each finds its claim
         keyring = Keyring(KeyFile(settings.keys_path))
         audit = Audit(assets.partitions, _opener(keyring) if wanted.open else None)
-        copies = _Copies(audit, [_snapshot(stack, folder, (assets, changes)) for folder in wanted.snapshots])
+        copies = _Copies(
+            audit, _copies(stack, wanted, {each.pair.made.name: each.made_ends for each in (assets, changes)})
+        )
         steps = assets.partitions + changes.partitions
         progress = stack.enter_context(Advance("auditing partitions", steps, console=console))
         report = Report()
@@ -117,11 +124,20 @@ def _opener(keyring: Keyring) -> Callable[[KeyRecord], object]:
     return open_keys
 
 
-def _snapshot(stack: ExitStack, folder: Path, sources: Sequence[Source]) -> _Listed:
+def _copies(stack: ExitStack, wanted: Wanted, ends: Ends) -> list[_Listed]:
+    found = [_snapshot(stack, folder, ends) for folder in wanted.snapshots]
+    if wanted.archive is not None:
+        reader = stack.enter_context(closing(ArchiveReader(wanted.archive)))
+        archive = ArchiveCopy(reader, name_of(wanted.archive), ends)
+        found.append(_Listed(archive.copy(), archive.keys))
+    return found
+
+
+def _snapshot(stack: ExitStack, folder: Path, ends: Ends) -> _Listed:
     """A view's folder, as it is now; its follower may be at work."""
     reader = stack.enter_context(SnapshotReader(folder))
     view = stack.enter_context(reader.at_once())
-    positions, ends = view.positions(), {each.pair.made.name: each.made_ends for each in sources}
+    positions = view.positions()
 
     def reached(topic: str, partition: int) -> bool:
         return positions.get(topic, {}).get(partition, 0) >= ends[topic][partition]

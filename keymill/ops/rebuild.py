@@ -31,6 +31,11 @@ CATCH_UP_S = 600
 Apply = Annotated[bool, typer.Option("--apply", help="do it; without it the plan is shown")]
 Wait = Annotated[int, typer.Option("--wait", min=0, help="seconds to wait for the processor group to become empty")]
 
+FromArchive = Annotated[
+    str | None,
+    typer.Option("--from-archive", help="take the records from this SQL archive (URL): the logs are gone too"),
+]
+
 app = typer.Typer(no_args_is_help=True, help="Make again what was derived and is lost.")
 
 
@@ -39,6 +44,7 @@ def keys(
     settings: File = None,
     data: Data = None,
     bootstrap: Bootstrap = None,
+    from_archive: FromArchive = None,
     apply: Apply = False,
     wait_s: Wait = WAIT_S,
     as_json: Json = False,
@@ -51,7 +57,7 @@ def keys(
     is at work. Killed, it is run again: it writes what is still missing.
     """
     loaded = load(ProcessorSettings, file=settings, data=data, bootstrap=bootstrap)
-    return _rebuild(loaded, source.ASSETS, fill_keys, apply, wait_s, as_json)
+    return _rebuild(loaded, source.ASSETS, _fill(fill_keys, from_archive, loaded), apply, wait_s, as_json)
 
 
 @app.command("policies")
@@ -59,6 +65,7 @@ def policies(
     settings: File = None,
     data: Data = None,
     bootstrap: Bootstrap = None,
+    from_archive: FromArchive = None,
     apply: Apply = False,
     wait_s: Wait = WAIT_S,
     as_json: Json = False,
@@ -69,7 +76,7 @@ def policies(
     As `keymill rebuild keys` in everything else.
     """
     loaded = load(ProcessorSettings, file=settings, data=data, bootstrap=bootstrap)
-    return _rebuild(loaded, source.POLICIES, fill_policies, apply, wait_s, as_json)
+    return _rebuild(loaded, source.POLICIES, _fill(fill_policies, from_archive, loaded), apply, wait_s, as_json)
 
 
 @app.command("snapshot")
@@ -108,6 +115,15 @@ def archive(
     told = rebuild_archive(loaded.model_copy(update={"bootstrap": bootstrap_of(loaded)}), apply=apply)
     show_archive(told, as_json)
     return 0 if apply or not told["offsets"] else DIFFERENT
+
+
+def _fill(usual: Fill, archive_text: str | None, settings: ProcessorSettings) -> Fill:
+    if archive_text is None:
+        return usual
+    from keymill.archive.writing import archive_url
+    from keymill.ops.filling_archive import fill_from
+
+    return fill_from(archive_url(archive_text, settings.data))
 
 
 def _rebuild(

@@ -1,0 +1,106 @@
+"""Rebuilding a topic from the SQL archive alone: the newest of every record, and nothing that does not open."""
+
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from keymill.archive.writing import ArchiveWriter, archive_url
+from keymill.config import ProcessorSettings, load
+from keymill.core.provisioning import make_key_record, needed
+from keymill.kafka.outgoing import Outgoing
+from keymill.kafka.positions import Whole
+from keymill.kms.keyfile import KeyFile, add_organization, create_key_file
+from keymill.kms.keyring import Keyring
+from keymill.ops import source
+from keymill.ops.filling_archive import fill_from
+from keymill.ops.report import Report
+from keymill.ops.source import Source
+from schemas import topics
+from schemas.codec import decode, encode
+from schemas.ids import asset_key, is_key_set
+from schemas.records import KeyRecord
+from tests.archive_rig import adopted, slots_after
+from tests.builders import NOW, folded, ingest, rotate
+
+KEYS = topics.KEYS.name
+PARTITIONS = 2
+
+
+class Made:
+    """A `Changes` that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.records: list[Outgoing] = []
+
+    def make(self, record: Outgoing, why: str) -> None:
+        """See `Changes`."""
+        self.records.append(record)
+
+    def finish(self) -> None:
+        """See `Changes`."""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> ProcessorSettings:
+    """A key file with the organization."""
+    create_key_file(tmp_path / "keys.json")
+    add_organization(tmp_path / "keys.json", "demo")
+    return load(ProcessorSettings, environ={}, data=tmp_path)
+
+
+def records_of(settings: ProcessorSettings) -> dict[bytes, list[bytes]]:
+    """By record key, every value that an asset of two versions left behind."""
+    keyring = Keyring(KeyFile(settings.keys_path))
+    newest = folded(ingest(), rotate(2))
+    values = {asset_key("demo", newest.asset): [encode(folded(ingest())), encode(newest)]}
+    for need in needed(newest, None):
+        record = make_key_record(newest, need, keyring.keys_for("demo", need.root_version))
+        values[need.record_key] = [encode(record)]
+    return values
+
+
+def rebuild(settings: ProcessorSettings, values: dict[bytes, list[bytes]]) -> tuple[Made, Report]:
+    """Archive the values, and fill an empty topic from there."""
+    written: list[Whole] = []
+    for key, each in values.items():
+        partition = topics.partition_of(topics.KEYS, key, PARTITIONS)
+        for value in each:
+            written.append(Whole(KEYS, partition, len(written), key, value, NOW, ()))
+    url = archive_url("", settings.data)
+    with closing(ArchiveWriter(url, adopted())) as writer:
+        writer.write(written, slots_after(written))
+    made, report = Made(), Report()
+    lost = Source(None, source.ASSETS, adopted()[topics.ASSETS.name], {}, {}, {})  # type: ignore[arg-type]
+    fill_from(url)(settings, "", lost, made, report)
+    return made, report
+
+
+def test_the_newest_of_every_record_comes_back(settings: ProcessorSettings) -> None:
+    """Byte for byte, each on its partition, and an asset record behind the keys that it names."""
+    values = records_of(settings)
+    made, report = rebuild(settings, values)
+    assert {record.record_key: record.value for record in made.records} == {k: v[-1] for k, v in values.items()}
+    assert [is_key_set(record.record_key) for record in made.records] == [True, True, False]
+    assert {record.partition for record in made.records} == {
+        topics.partition_of(topics.KEYS, key, PARTITIONS) for key in values
+    }
+    assert (report.different, report.unexpected) == (0, 0)
+
+
+@pytest.mark.parametrize("field", ["wrapped", "fp", "asset"])
+def test_a_record_that_does_not_open_is_told_and_left_out(settings: ProcessorSettings, field: str) -> None:
+    """A flipped bit of the wrapping, another fingerprint, another asset's record: none of them is written."""
+    values = records_of(settings)
+    key = next(each for each in values if is_key_set(each))
+    record = decode(values[key][0], KeyRecord)
+    changed = {
+        "wrapped": {"wrapped": bytes([record.wrapped[0] ^ 1]) + record.wrapped[1:]},
+        "fp": {"tracks": (msgspec.structs.replace(record.tracks[0], fp=b"x" * 16), *record.tracks[1:])},
+        "asset": {"asset": "another"},
+    }[field]
+    values[key] = [encode(msgspec.structs.replace(record, **changed))]
+    made, report = rebuild(settings, values)
+    assert key not in {each.record_key for each in made.records}
+    assert report.different == 1

@@ -6,6 +6,8 @@ begin when they begin, not at the first write. No URL, statement or parameter st
 a password, the last wrapped keys.
 """
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,11 +21,11 @@ from keymill.errors import Misconfigured, Unavailable
 
 BUSY_S: Final = 30.0
 """How long SQLite waits for another writer's transaction."""
+BUSY_LOOK_S: Final = 0.01
 CONNECT_S: Final = 5
 SQLITE: Final = "sqlite"
 POSTGRESQL: Final = "postgresql"
 _PRAGMAS: Final = (
-    "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=NORMAL",  # what a power cut takes back, it takes back with its positions
     "PRAGMA cache_size=-65536",  # KiB: the upper pages of the indices stay in memory
     "PRAGMA temp_store=MEMORY",
@@ -122,8 +124,22 @@ def _open_sqlite(connection: Any, _record: object) -> None:
 
 def _open_our_sqlite(connection: Any, _record: object) -> None:
     _open_sqlite(connection, _record)
+    _keep_write_ahead_log(connection)
     for pragma in _PRAGMAS:
         connection.execute(pragma)
+
+
+def _keep_write_ahead_log(connection: Any) -> None:
+    """SQLite does not wait when two starters change the journal of a new file: the second one is told it is locked."""
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(BUSY_LOOK_S)
 
 
 def _open_postgresql(connection: Any, _record: object) -> None:

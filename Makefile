@@ -6,7 +6,7 @@ ARGS ?=
 T ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test lint bench docs lock clean
+.PHONY: help dev demo drill test lint bench docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | while IFS="	" read -r n t; do printf '  make %-8s %s\n' "$$n" "$$t"; done
@@ -34,6 +34,9 @@ lint: .venv/ready ## ruff, mypy --strict, import rules
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+
+drill: .venv/ready ## lose everything derived under load and get it back (ARGS="--assets 20000")
+	@$(BIN)/python -m keymill.ops.drill $(ARGS)
 
 bench: .venv/ready ## measure: throughput, latency, bootstrap, licenses; prints a table and JSON
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from keymill import telemetry
 from keymill.config import ConnectSettings
 from keymill.http.health import STOPPING, Readiness, health_routes
-from keymill.http.server import ServingThread, dress, listen, url_of
+from keymill.http.server import ServingThread, announce, dress, listen, url_of
 from keymill.kafka.reporting import Observation, reporter_of
 
 log = telemetry.logger("connectors.main")
@@ -22,7 +22,7 @@ def standing(name: str, settings: ConnectSettings, stop: threading.Event) -> Ite
     bound = listen(settings.host, settings.connect_port)
     web = dress(Starlette(routes=health_routes(readiness)), program=f"connect-{name}")
     served = ServingThread(web, settings=settings, bound=bound).start()
-    log.info("connector listens", connector=name, url=url_of(bound, settings))
+    announce(url_of(bound, settings))
     try:
         with reporter_of(
             settings, f"connect-{name}", lambda: Observation(waits_for=readiness.reason()), port=settings.connect_port

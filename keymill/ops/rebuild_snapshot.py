@@ -22,25 +22,41 @@ UNTRUSTED: Final = 0
 
 def rebuild_snapshot(folder: Path, bootstrap: str, map_size: int, *, apply: bool, wait_s: int) -> dict[str, Any]:
     """
-    Wipe and fill; the topics are those that the view followed, which must be as adopted.
+    Wipe and fill. The topics are those that the view followed, or where a disk was lost with it, those that a view of
+    the folder's name follows; they must be as adopted.
 
     Raises:
-        InvalidRecord: the folder holds no view.
+        InvalidRecord: the folder holds no view, and is neither gone nor empty under a name that says whose it was.
         Misconfigured: a follower writes it, or a topic is not what it must be.
         NotReady: it has not caught up in time; its program goes on where this ended.
     """
     manifest = store.read_manifest(folder)
-    if manifest is None:
-        raise InvalidRecord(f"{folder} holds no view: name DATA/views/NAME", field="folder")
     began = time.monotonic()
-    with store.hold(folder, LOCK_S):
-        followed = _followed(folder)
-        require_topics(bootstrap, followed)  # before anything is lost
-        if apply:  # what no follower trusts is thrown away by the next one, and open readers move over
-            store.write_manifest(folder, msgspec.structs.replace(manifest, format=UNTRUSTED))
+    if manifest is None:
+        followed = _usual(folder)
+        require_topics(bootstrap, followed)
+    else:
+        with store.hold(folder, LOCK_S):
+            followed = _followed(folder)
+            require_topics(bootstrap, followed)  # before anything is lost
+            if apply:  # what no follower trusts is thrown away by the next one, and open readers move over
+                store.write_manifest(folder, msgspec.structs.replace(manifest, format=UNTRUSTED))
     records = _fill(folder, followed, bootstrap, map_size, wait_s) if apply else 0
     seconds = round(time.monotonic() - began, 2)
     return {"folder": str(folder), "topics": followed, "applied": apply, "records": records, "seconds": seconds}
+
+
+def _usual(folder: Path) -> list[str]:
+    """What the program of that name follows, for a folder that went with its disk."""
+    from keymill.gateway import app as gateway
+    from keymill.proxy import main as proxy
+    from streams import main as processor
+
+    names = {"proxy": proxy.TOPICS, "gateway": gateway.VIEW, "processor": processor.VIEW}
+    followed = names.get(folder.name.partition("-")[0])
+    if followed is None or (folder.exists() and any(folder.iterdir())):
+        raise InvalidRecord(f"{folder} holds no view: name DATA/views/NAME", field="folder")
+    return sorted(followed)
 
 
 def _followed(folder: Path) -> list[str]:

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -40,11 +40,12 @@ class Child:
     """
     One program as a child process.
 
-    Its stdout is one line of JSON, `{"listening": "http://…"}`, when it answers; its stderr is ours.
+    Its stdout is one line of JSON, `{"listening": "http://…"}`, when it answers.
 
     Args:
         environment: what it gets beside our own.
         trusts: the certificate that it answers with, if it speaks TLS; its host name is not looked at.
+        log: file that its stderr is appended to; ours if None.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class Child:
         environment: Mapping[str, str],
         program: Sequence[str] = KEYMILL,
         trusts: Path | None = None,
+        log: Path | None = None,
     ) -> None:
         self.name = name
+        self._log = log
         self.environment = dict(environment)
         self.url = ""
         self._command = [*program, *command, "--parent", str(os.getpid())]
@@ -73,12 +76,14 @@ class Child:
     def start(self) -> None:
         """Start it; returns at once. Call from a thread that lives as long as the child should."""
         self._started = time.monotonic()
-        self._process = subprocess.Popen(
-            self._command,
-            env={**os.environ, **self.environment},
-            stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for `keymill up`, which stops its children in order
-        )
+        with self._log.open("ab") if self._log else nullcontext() as stderr:
+            self._process = subprocess.Popen(
+                self._command,
+                env={**os.environ, **self.environment},
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                start_new_session=True,  # Ctrl-C is for `keymill up`, which stops its children in order
+            )
 
     def wait_listening(self, stopped: Stopped = _never) -> None:
         """Wait for its line, or until *stopped*; raises `Unavailable` when it ends before, or takes too long."""

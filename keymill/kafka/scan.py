@@ -32,6 +32,7 @@ class Scanner:
                 "isolation.level": "read_committed",
                 "enable.partition.eof": False,
                 "fetch.message.max.bytes": 4_194_304,
+                "fetch.wait.max.ms": 10,  # the next partition's first request waits behind this one's last
             },
             logger=logging.getLogger("keymill.kafka.client"),
         )

@@ -8,9 +8,10 @@ from sqlalchemy import MetaData, create_engine, func, insert, select
 from connectors.outbox_table import outbox_table
 from keymill.errors import Corrupt
 from keymill.ops.demo.run import Story
+from keymill.ops.demo_organization import ORGANIZATION
 from keymill.ops.drill import library
 from keymill.ops.drill.library import Title
-from keymill.ops.drill.site import ORGANIZATION, Site, wait_for
+from keymill.ops.drill.site import Site, wait_for
 
 TABLE = "keymill_outbox"
 PREPARED_ROWS = 1000

@@ -10,9 +10,10 @@ from kafka import KafkaAdminClient
 
 from keymill.drm.clearkey import base64url
 from keymill.ops.demo.run import Story
+from keymill.ops.demo_organization import ORGANIZATION
 from keymill.ops.drill import library
 from keymill.ops.drill.library import Title
-from keymill.ops.drill.site import ORGANIZATION, Site, wait_for
+from keymill.ops.drill.site import Site
 from keymill.ops.token_keys import algorithm_of, key_id_of, signing_key
 from schemas import topics
 
@@ -52,6 +53,7 @@ def lose_archive(here: Site, story: Story) -> None:
         file.unlink()
     story.tell("lost", "the SQL archive")
     began = time.monotonic()
+    here.run("rebuild", "archive", "--apply")
     here.start("archive")
     story.tell("rebuilt", f"keymill rebuild archive: {time.monotonic() - began:.1f} s")
 
@@ -84,6 +86,3 @@ def wishes(here: Site, titles: list[Title]) -> list[tuple[str, bytes, dict[str, 
         url = f"{here.programs['survivor'].url}/clearkey/{ORGANIZATION}/{title.asset}?token={token}"
         found.append((url, msgspec.json.encode({"kids": list(known), "type": "temporary"}), known))
     return found
-
-
-__all__ = ["LOSSES", "wait_for", "wishes"]

@@ -18,7 +18,7 @@ from keymill.errors import KeymillError
 from keymill.ops.demo.run import Story
 from keymill.ops.drill import ingest, library, losses
 from keymill.ops.drill.players import Players
-from keymill.ops.drill.site import Site, site
+from keymill.ops.drill.site import Site, site, wait_for
 
 
 def drill(
@@ -57,7 +57,8 @@ def _drill(data: Path, assets: int, rate: int) -> dict[str, Any]:
         here.start(*here.programs)  # (1)
         ingest.ingest(here, titles, story)
         before = data / "before.ledger"
-        audit(here, "--ledger", str(before))  # (2)
+        wait_for("every event is decided", lambda: audit(here)["pending"] == 0)  # (2)
+        audit(here, "--ledger", str(before))
         story.tell("audit", f"clean; the ledger of fingerprints is {before.name}")
         with Players(losses.wishes(here, titles), rate=rate) as players:  # (3)
             for lose in losses.LOSSES:
@@ -79,4 +80,4 @@ def _drill(data: Path, assets: int, rate: int) -> dict[str, Any]:
 
 def audit(here: Site, *options: str) -> Any:
     """An audit of everything there is, which must be clean."""
-    return here.run("audit", *here.everywhere(), *options)
+    return here.run("audit", *here.everywhere(), *options, "--json")

@@ -137,6 +137,3 @@ def site(data: Path) -> Iterator[Site]:
         made = Site(data, kafka.bootstrap)
         ending.callback(made.stop, *reversed(made.programs))
         yield made
-
-
-__all__ = ["ORGANIZATION", "CommandFailed", "Site", "site", "wait_for"]

@@ -17,6 +17,7 @@ from keymill.archive.tables import ARCHIVED
 from keymill.archive.writing import ArchiveWriter, archive_url
 from keymill.config import ConnectSettings
 from keymill.errors import Misconfigured
+from keymill.http.server import announce
 from keymill.kafka.admin import require_topics
 from keymill.kafka.producer import Publisher
 from keymill.kafka.whole import WholeTail
@@ -41,7 +42,9 @@ def run(name: str, settings: ConnectSettings, *, once: bool = False) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with standing(name, settings, stop):
+    with standing(name, settings, stop) as url:
+        if not once:  # else it ends by itself, and stdout belongs to the command that runs it
+            announce(url)
         CONNECTORS[name](settings, stop, once)
     log.info("connector stopped", connector=name)
     return 0

@@ -134,12 +134,9 @@ def make_key_record(
     Args:
         given: by KID, the keys of the tracks that have a KID of the caller's (`keymill.core.claims`).
     """
-    period = need.period.index if need.period else None
-    before = canonical(asset.organization, asset.asset, need.key_version, period)
-    after = canonical(need.root_version, need.salt)
     made = [
-        derive(keys.prk, before + canonical(*_own(need, track)) + after) if track.kid is None else given[track.kid]
-        for track in need.tracks
+        derive(keys.prk, preimage) if track.kid is None else given[track.kid]
+        for track, preimage in zip(need.tracks, _preimages(asset, need), strict=True)
     ]
     tracks = tuple(
         TrackKey(
@@ -151,17 +148,7 @@ def make_key_record(
         )
         for track, key in zip(need.tracks, made, strict=True)
     )
-    bare = KeyRecord(
-        kek_epoch=keys.kek_epoch,
-        tracks=tracks,
-        wrapped=b"",
-        organization=asset.organization,
-        asset=asset.asset,
-        key_version=need.key_version,
-        root_version=need.root_version,
-        period=need.period,
-        event=need.event,
-    )
+    bare = _unwrapped(asset, need, tracks, keys.kek_epoch)
     return msgspec.structs.replace(bare, wrapped=wrap_keys(keys.kek, bare, made))
 
 
@@ -171,16 +158,18 @@ def name_key_record(asset: AssetRecord, need: Needed, keys: Keys) -> KeyRecord:
 
     Not for tracks with a KID of the caller's.
     """
-    before = canonical(asset.organization, asset.asset, need.key_version, need.period.index if need.period else None)
-    after = canonical(need.root_version, need.salt)
     tracks = []
-    for track in need.tracks:
-        kid, fp = derive_name(keys.prk, keys.k_fp, before + canonical(*_own(need, track)) + after)
+    for track, preimage in zip(need.tracks, _preimages(asset, need), strict=True):
+        kid, fp = derive_name(keys.prk, keys.k_fp, preimage)
         origin = KeyOrigin.DERIVED
         tracks.append(TrackKey(kid=kid, fp=fp, label=track.label, scheme=track.scheme, origin=origin))
+    return _unwrapped(asset, need, tuple(tracks), 0)
+
+
+def _unwrapped(asset: AssetRecord, need: Needed, tracks: tuple[TrackKey, ...], kek_epoch: int) -> KeyRecord:
     return KeyRecord(
-        kek_epoch=0,
-        tracks=tuple(tracks),
+        kek_epoch=kek_epoch,
+        tracks=tracks,
         wrapped=b"",
         organization=asset.organization,
         asset=asset.asset,
@@ -191,9 +180,15 @@ def name_key_record(asset: AssetRecord, need: Needed, keys: Keys) -> KeyRecord:
     )
 
 
-def _own(need: Needed, track: TrackIdentity) -> tuple[str, str]:
-    """The part of `KeyIdentity.preimage` in which the tracks of a record differ: scheme and label."""
-    return track.scheme, track_label(track.label, single_key=need.single_key)
+def _preimages(asset: AssetRecord, need: Needed) -> list[bytes]:
+    """`KeyIdentity.preimage` of every track, which differ in scheme and label alone."""
+    period = need.period.index if need.period else None
+    before = canonical(asset.organization, asset.asset, need.key_version, period)
+    after = canonical(need.root_version, need.salt)
+    return [
+        before + canonical(track.scheme, track_label(track.label, single_key=need.single_key)) + after
+        for track in need.tracks
+    ]
 
 
 def track_label(label: str, *, single_key: bool) -> str:

@@ -14,8 +14,9 @@ from keymill.core.envelope import ClearKey, unwrap_imported
 from keymill.core.identity import KeyIdentity
 from keymill.core.provisioning import GivenKey, Needed, track_label
 from keymill.core.wishes import Derived, Name
-from keymill.errors import InvalidRecord, UnknownKey
+from keymill.errors import InvalidRecord, Misconfigured, UnknownKey
 from keymill.kms.keyring import Keyring
+from keymill.secret import Secret
 from schemas import topics
 from schemas.events import AssetEvent, ImportedKey
 from schemas.ids import asset_key, claim_key
@@ -64,7 +65,7 @@ class Claims:
                 root_version=version.root_version,
                 salt=version.salt,
             )
-            prk, preimage = self._keyring.prk(event.organization, version.root_version), identity.preimage()
+            prk, preimage = self._prk(event.organization, version.root_version), identity.preimage()
             k_fp = self._keyring.k_fp(event.organization)
             kid = derive_kid(prk, preimage)
             return kid, lambda: fingerprint(k_fp, kid, derive(prk, preimage).cek)
@@ -122,17 +123,24 @@ class Claims:
             if brought is None or brought.fp != claim.fp:
                 return None
             imported = self._opened(claim.organization, claim.kid, brought)
-        return claims.given_key(claim, self._keyring.prk(claim.organization, claim.root_version), imported)
+        return claims.given_key(claim, self._prk(claim.organization, claim.root_version), imported)
 
     def _check(self, wanted: Claim, held: Claim | None, known: Claimed) -> None:
         organization = wanted.organization
-        prk = self._keyring.prk(organization, (held or wanted).root_version)
+        prk = self._prk(organization, (held or wanted).root_version)
         owner = known.owner(organization, wanted.kid)
         winner = claims.winner_against(wanted, held, owner, self._keyring.k_fp(organization), prk)
         if winner is not None:
             partition = topics.partition_of(topics.ASSETS, asset_key(organization, winner.asset), self._partitions)
             place = f"{topics.ASSETS.name} partition {partition} offset {winner.event.offset}"
             raise claims.taken(wanted, winner, place)
+
+    def _prk(self, organization: str, root_version: int) -> Secret:
+        """Of a root that the schedule, the asset or a claim names: that it is not here is no fault of the event."""
+        try:
+            return self._keyring.prk(organization, root_version)
+        except UnknownKey as error:
+            raise Misconfigured(f"{error}; restore the newest backup of the keys") from None
 
     def _opened(self, organization: str, kid: bytes, imported: ImportedKey) -> ClearKey:
         """Unwrap an event's key; what `missing` has opened need not be opened again."""

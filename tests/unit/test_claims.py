@@ -13,7 +13,7 @@ from keymill.core.claims import claims_of
 from keymill.core.derive import derive_chosen
 from keymill.core.envelope import unwrap_imported, unwrap_keys
 from keymill.core.folding import fold
-from keymill.errors import Conflict, InvalidRecord, Misconfigured, Reject
+from keymill.errors import Conflict, InvalidRecord, Misconfigured, Reject, UnknownKey
 from keymill.kafka.outgoing import Outgoing
 from keymill.kms.keyring import Keyring
 from keymill.kms.provider import RootActivation
@@ -257,6 +257,31 @@ def test_an_accepted_key_that_no_longer_opens_stops_the_worker(world: World) -> 
     again.known = world.known
     with pytest.raises(Misconfigured, match="restore the newest backup"):
         again.take(brought(), 0)
+
+
+class OldCopy(MemoryKms):
+    """A copy of the keys from before the second root."""
+
+    def hmac(self, organization, root_version, message):
+        if root_version == 2:
+            raise UnknownKey("no root version 2")
+        return super().hmac(organization, root_version, message)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [ingest("HD"), chosen(("HD", K)), chosen(("SD", K)), brought("HD", K), chosen(("SD", L), asset="another")],
+    ids=["no KID", "another track", "the same track", "a key", "another asset"],
+)
+def test_an_old_copy_of_the_roots_refuses_no_event(event: AssetEvent) -> None:
+    """A root that the asset or the winning claim pins and that is not here stops the worker: the event must wait."""
+    world = World(MemoryKms(activations=tuple(RootActivation(root_version=n, activates=n - 1) for n in (1, 2))))
+    world.take(ingest("SD"))
+    world.take(chosen(("SD", L), asset="winner"))
+    old = World(OldCopy())
+    old.known, old.offsets = world.known, count(100)
+    with pytest.raises(Misconfigured, match="newest backup"):
+        old.take(event)
 
 
 @pytest.mark.parametrize(

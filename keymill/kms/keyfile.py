@@ -7,6 +7,7 @@ overwritten by a fresh one, because every derived key hangs on its roots.
 
 import base64
 import hmac
+import threading
 import time
 from pathlib import Path
 from typing import Final
@@ -40,6 +41,7 @@ class KeyFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = threading.Lock()
         self._stamp: tuple[int, ...] = ()
         self._looked = 0.0
         self._content = Content(format=FORMAT, intake=(), organizations={})
@@ -92,12 +94,13 @@ class KeyFile:
             ) from None
 
     def _refresh(self) -> None:
-        state = stat_file(self._path)
-        stamp = (state.st_mtime_ns, state.st_ctime_ns, state.st_size, state.st_ino)
-        if stamp != self._stamp:
-            self._content, _ = read_file(self._path)
-            self._stamp = stamp
-        self._looked = time.monotonic()  # only now: a file that was refused is looked at again by the next use
+        with self._lock:  # reports are made beside the worker: old content must not come under a new stamp
+            state = stat_file(self._path)
+            stamp = (state.st_mtime_ns, state.st_ctime_ns, state.st_size, state.st_ino)
+            if stamp != self._stamp:
+                self._content, _ = read_file(self._path)
+                self._stamp = stamp
+            self._looked = time.monotonic()  # only now: a file that was refused is looked at again by the next use
 
 
 def create_key_file(path: Path) -> bool:

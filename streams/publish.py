@@ -71,6 +71,8 @@ class Agent(Generic[T, D, L]):
     """
 
     source: Topic
+    pause_s = 0.0
+    """Between two attempts at a run."""
 
     def __init__(self, *, decider: Decides[D, L], owner: Owner[T], partitions: int) -> None:
         self.owner = owner
@@ -96,7 +98,7 @@ class Agent(Generic[T, D, L]):
         began, generation = monotonic(), self.owner.generation
         await self.owner.wait_for_view(run.partition)
         while (decided := await self._attempt(run, generation)) is None:
-            pass
+            await asyncio.sleep(self.pause_s)
         RUN_SECONDS.observe(monotonic() - began)
         EVENTS.labels("accepted").inc(len(run.records) - len(decided.dead_letters))
         EVENTS.labels("refused").inc(len(decided.dead_letters))

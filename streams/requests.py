@@ -25,7 +25,7 @@ ReadEvents = Callable[[int, Sequence[int]], dict[int, RawRecord]]
 """Those of the given offsets of the asset topic's partition that exist, by offset. Blocking."""
 
 
-TURN_S: Final = 1.0
+TURN_S: Final = 0.1
 """How long the provisioner is kept from writing while the view reads back what was written; it takes milliseconds."""
 
 
@@ -62,6 +62,7 @@ class Requester(Agent[AssetRecord, Decided, Lookup]):
     """
 
     source = topics.REQUESTS
+    pause_s = 1.0
 
     def __init__(self, *, decider: Decider, owner: Owner[AssetRecord], partitions: int, read: ReadEvents) -> None:
         super().__init__(decider=decider, owner=owner, partitions=partitions)

@@ -68,6 +68,7 @@ class Following:
         self._beaten = self._checked = 0.0
         self._notice: str | None = None
         self._adopted: dict[str, str] = {}
+        self._takeovers = 0
 
     def run(self) -> None:
         """
@@ -104,7 +105,7 @@ class Following:
             if spelt(started[name].topic.topic_id) != topic_id:
                 raise Misconfigured(f"the topic {name} was created anew once more: run `keymill topics adopt`")
         self._writer.bind(started)
-        self._notice, self._adopted = None, {}
+        self._notice, self._adopted, self._takeovers = None, {}, 0
 
     def _known(self) -> dict[str, Checkpoint]:
         """What was read, without the topics that have an adopted successor."""
@@ -112,7 +113,7 @@ class Following:
 
     def _await_successor(self, error: Misconfigured) -> bool:
         """Wait until every topic that was replaced is adopted, or to stop; False when the trouble is another one."""
-        shown_until = time.monotonic() + (ERROR_SHOWN_S if self._tail.contact else 0.0)
+        shown_until = time.monotonic() + (ERROR_SHOWN_S if self._tail.contact or self._takeovers else 0.0)
         unchanged = 0
         while not self._stopping():
             found = self._succession()
@@ -120,6 +121,8 @@ class Following:
             if unchanged >= STRIKES:
                 return False
             if found and found.complete() and time.monotonic() >= shown_until:
+                if self._takeovers == STRIKES:
+                    return False  # all are adopted, and something else is wrong
                 self._succeed(found)
                 break
             if self._beat.error is None:
@@ -137,7 +140,7 @@ class Following:
 
     def _succeed(self, found: Succession) -> None:
         log.warning("topics were replaced and adopted: they are read anew", topics=sorted(found.adopted))
-        self._adopted = found.adopted
+        self._adopted, self._takeovers = found.adopted, self._takeovers + 1
         self._tail.close()
         self._tail = Tail(self._settings.client, self._settings.topics, stall_s=self._settings.stall_s)
         self._beat = msgspec.structs.replace(self._beat, error=None)

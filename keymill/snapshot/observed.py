@@ -27,6 +27,7 @@ class Observed:
         try:
             state = self._state()
         except KeymillError as error:
+            self.close()  # a view that was made anew is opened anew by the next look
             return Observation(waits_for=waits_for or str(error), staleness_ms=UNKNOWN_MS, keks=keks)
         return Observation(
             waits_for=waits_for,

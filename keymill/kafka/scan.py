@@ -47,16 +47,6 @@ class Scanner:
             self._consumer.assign([TopicPartition(topic, partition, begin)])
             yield from _records(self._consumer, topic, partition, begin, end)
 
-    def at_time(self, topic: str, partitions: int, epoch_ms: int) -> dict[int, int]:
-        """Per partition, the first offset whose record is of that time or later; the end where there is none."""
-        asked = [TopicPartition(topic, partition, epoch_ms) for partition in range(partitions)]
-        try:
-            found = self._consumer.offsets_for_times(asked, timeout=STALL_S)
-            ends = {each.partition: self._consumer.get_watermark_offsets(each, timeout=STALL_S)[1] for each in found}
-        except KafkaException as error:
-            raise Unavailable(f"{topic}: {error.args[0].str()}") from None
-        return {each.partition: each.offset if each.offset >= 0 else ends[each.partition] for each in found}
-
     def close(self) -> None:
         """Let go."""
         self._consumer.close()

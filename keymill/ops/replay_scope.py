@@ -1,12 +1,12 @@
 """What a replay was asked to cover, as the command line says it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from keymill.errors import InvalidRecord
-from keymill.kafka.scan import Scanner
+from keymill.kafka.cluster import offsets_since
 from keymill.ops.replaying import Scope
 from schemas import ids, topics
 
@@ -32,11 +32,11 @@ class Asked(NamedTuple):
             return list(range(count))
         return sorted({topics.partition_of(topics.ASSETS, key, count) for key in self.assets})
 
-    def starts(self, scanner: Scanner, count: int) -> dict[int, int]:
-        """Where to begin on each partition of the asset topic; none for the beginning."""
+    def starts(self, bootstrap: str, ends: Mapping[int, int]) -> dict[int, int]:
+        """Where to begin on each partition of the asset topic, which has these *ends*; none for the beginning."""
         if self.from_ms is not None:
-            return scanner.at_time(topics.ASSETS.name, count, self.from_ms)
-        return {} if self.from_offset is None else dict.fromkeys(range(count), self.from_offset)
+            return {**ends, **offsets_since(bootstrap, topics.ASSETS.name, self.from_ms)}
+        return {} if self.from_offset is None else dict.fromkeys(ends, self.from_offset)
 
 
 def asked_assets(given: Sequence[str] | None) -> frozenset[bytes] | None:

@@ -28,7 +28,7 @@ def verify(settings: ProcessorSettings, bootstrap: str, asked: Asked, console: C
         changes = Source.open(scanner, bootstrap, source.POLICIES)
         keyring, winners = Keyring(KeyFile(settings.keys_path)), winners_of(scanner, bootstrap)
         decider, keeper = asset_decider(settings, keyring, assets, Verifier), policy_decider(keyring, changes)
-        partitions, starts = asked.partitions(assets.partitions), asked.starts(scanner, assets.partitions)
+        partitions, starts = asked.partitions(assets.partitions), asked.starts(bootstrap, assets.source_ends)
         of_policies = range(changes.partitions) if asked.assets is None else range(0)
         with Advance("replaying partitions", len(partitions) + len(of_policies), console=console) as progress:
             for partition in partitions:

@@ -6,7 +6,7 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from keymill import telemetry
-from keymill.trail.line import ACCEPTED, AuditLine
+from keymill.trail.line import ACCEPTED, AuditLine, name_of
 from keymill.trail.recorder import utc
 from schemas.audit import EventPlace, What
 
@@ -49,7 +49,7 @@ def delivered(
     """The audit event of a packager's request for keys: which it got, or why none."""
     return AuditLine(
         timestamp=utc(at_ms), event=What.KEY_DELIVERY.value, program=PROGRAM,
-        request_id=telemetry.request_id.get(), reason=reason, drm_system="widevine", organization=organization,
-        asset=asset, kids=tuple(kid.hex() for kid in kids), key_versions=key_versions, caller=caller.get(),
-        client=client.get(),
+        request_id=telemetry.request_id.get(), reason=reason, drm_system="widevine",
+        organization=name_of(organization), asset=name_of(asset), kids=tuple(kid.hex() for kid in kids),
+        key_versions=key_versions, caller=caller.get(), client=client.get(),
     )  # fmt: skip

@@ -6,10 +6,9 @@ from keymill import telemetry
 from keymill.proxy.auth import Verified
 from keymill.proxy.request import Answer, LicenseRequest, Refusal
 from keymill.proxy.upstream.contract import Granted, GrantedKey
-from keymill.trail.line import CERTIFICATE, GRANTED, PARSED, AuditLine
+from keymill.trail.line import CERTIFICATE, GRANTED, PARSED, AuditLine, name_of
 from keymill.trail.recorder import utc
 from schemas.audit import What
-from schemas.ids import NAME
 
 HLS: Final = "hls"
 _LICENSE: Final = What.LICENSE.value
@@ -34,8 +33,8 @@ def licensed(
             timestamp=utc(at_ms), event=_LICENSE, program=_PROGRAM, request_id=telemetry.request_id.get(),
             reason=outcome.reason.value if isinstance(outcome, Refusal) else CERTIFICATE,
             drm_system=HLS if request.hls else request.drm_system or "",
-            organization=_name(request.organization) or (claims.organization if claims is not None else ""),
-            asset=_name(request.asset), kids=(request.kid.hex(),) if request.kid else (),
+            organization=name_of(request.organization) or (claims.organization if claims is not None else ""),
+            asset=name_of(request.asset), kids=(request.kid.hex(),) if request.kid else (),
             user=user, caller=caller, client=request.client,
         )  # fmt: skip
     served = PARSED if granted.parse_only else GRANTED
@@ -56,11 +55,6 @@ def unread(refusal: Refusal, client: str, at_ms: int) -> AuditLine:
         timestamp=utc(at_ms), event=_LICENSE, program=_PROGRAM, request_id=telemetry.request_id.get(),
         reason=refusal.reason.value, client=client,
     )  # fmt: skip
-
-
-def _name(given: str | None) -> str:
-    """What a request names before anybody has checked it, where it can be a name at all and not, say, a token."""
-    return given if given and NAME.fullmatch(given) else ""
 
 
 def _versions(keys: tuple[GrantedKey, ...]) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ import msgspec
 
 from keymill.errors import InvalidRecord
 from schemas.audit import AuditEvent, EventPlace
+from schemas.ids import NAME
 from schemas.values import KID_SIZE, MAX_TEXT, Record
 
 GRANTED, ACCEPTED, CERTIFICATE, PARSED = "granted", "accepted", "certificate", "parsed"
@@ -43,6 +44,11 @@ class AuditLine(Record, frozen=True, kw_only=True):
     caller: str = ""
     client: str = ""
     became: EventPlace | None = None
+
+
+def name_of(given: str | None) -> str:
+    """What a request names before anybody has checked it, where it can be a name at all and not, say, a token."""
+    return given if given and NAME.fullmatch(given) else ""
 
 
 _decoder: Final = msgspec.json.Decoder(AuditLine)

@@ -36,7 +36,7 @@ from keymill.gateway.waiting import Published, settled
 from keymill.http.health import Readiness
 from keymill.secret import Secret
 from keymill.snapshot.reads import Reads
-from keymill.trail.line import GRANTED
+from keymill.trail.line import GRANTED, name_of
 from schemas import topics
 from schemas.access import WidevineSigner
 from schemas.events import AssetEvent, AssetIngested, TrackWish
@@ -80,7 +80,9 @@ class WidevineDoor:
             self._note(organization, asked.asset, found, GRANTED)
         except Refusal as refusal:
             self._note(organization, asked.asset if asked else "", [], refusal.status.lower())
-            log.warning("packager refused", organization=organization, status=refusal.status, reason=str(refusal))
+            log.warning(
+                "packager refused", organization=name_of(organization), status=refusal.status, reason=str(refusal)
+            )
             body = widevine.refusal(refusal.status)
         return Response(body, 200, {"cache-control": "no-store"}, "application/json")
 

@@ -3,13 +3,12 @@
 import base64
 from collections.abc import Iterable, Iterator
 
-from keymill.core.credentials import ncp_identity, signer_identity
+from keymill.core.credentials import ncp_identity, signer_identity, token_key_identity
 from keymill.core.envelope import unwrap_secret
 from keymill.core.identity import Part
 from keymill.errors import Corrupt, InvalidRecord
 from keymill.kms.keyfile_format import Content
 from keymill.ops.backup_file import SavedRecord
-from keymill.proxy.keys import token_key_identity
 from keymill.secret import Secret
 from schemas import topics
 from schemas.access import Credential, NcpKey, TokenKey, WidevineSigner

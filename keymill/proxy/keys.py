@@ -26,8 +26,6 @@ OPENED_RECORDS: Final = 4096
 """Key records kept open per worker, about 1 KiB each; opening one costs as much as the rest of a license."""
 log = telemetry.logger("proxy.keys")
 
-__all__ = ["MissingKek", "ProxyKeys", "token_key_identity"]
-
 
 class MissingKek(Exception):
     """A record names a KEK that this proxy was not handed."""

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from keymill.core.credentials import ncp_identity, signer_identity
+from keymill.core.credentials import ncp_identity, signer_identity, token_key_identity
 from keymill.core.envelope import wrap_secret
 from keymill.kms.keyfile import KeyFile, add_organization, create_key_file
 from keymill.kms.keyfile_format import Content, read_file
 from keymill.ops.backup_file import SavedRecord
 from keymill.ops.checking import problems
-from keymill.proxy.keys import token_key_identity
 from keymill.secret import Secret
 from schemas import topics
 from schemas.access import ApiKey, Credential, NcpKey, TokenKey, WidevineSigner

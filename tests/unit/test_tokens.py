@@ -14,10 +14,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from keymill.core.credentials import token_key_identity
 from keymill.core.envelope import wrap_secret
 from keymill.errors import Misconfigured
 from keymill.ops.token_keys import algorithm_of, key_id_of, read_public_key, signing_key
-from keymill.proxy.keys import token_key_identity
 from keymill.proxy.single_use import UsedTokens
 from keymill.secret import Secret
 from tests.proxy_rig import ProxyRig, public_pem

@@ -31,7 +31,7 @@ class GrantedKey(Record, frozen=True, kw_only=True):
     label: str
     scheme: Scheme
     clear: ClearKey
-    key_version: int = 1
+    key_version: int
 
 
 class Granted(Record, frozen=True, kw_only=True):

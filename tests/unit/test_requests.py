@@ -326,3 +326,11 @@ def test_chosen_and_imported_keys_are_published_again_from_claims_and_events(tmp
         assert bool(letters) == (not claims)
         assert lost.key_records() == (rig.key_records() if claims else [])
         lost.close()
+
+
+def test_a_repair_against_another_record_of_the_same_event_writes_nothing(gone: Rig) -> None:
+    """Neither the asset record nor the key records that are missing beside it."""
+    gone.append(KEY, encode(folded(ingest("SD", "HD"), rotate(2), assign(5))), HERE)
+    gone.follow()
+    (letter,) = gone.ask(repair(0, 1, 2))
+    assert ("repair_contradicted", []) == (letter.reason, gone.sent())

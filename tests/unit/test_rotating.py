@@ -205,3 +205,8 @@ def test_a_root_activates_at_a_time_or_after_a_span() -> None:
     for wrong in ("tomorrow", "2027-01-15T08:00:00", "+24", "24h"):
         with pytest.raises(InvalidRecord, match="RFC 3339"):
             time_of(wrong, NOW)
+
+
+def test_a_minute_is_a_minute() -> None:
+    """Reports come every few seconds; one that is missed costs nobody his place."""
+    assert 60_000 == LIVE_MS

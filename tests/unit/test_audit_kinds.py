@@ -1,0 +1,60 @@
+"""What an audit counts, names and compares with a ledger, each kind by itself."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from keymill.errors import Corrupt
+from keymill.ops import ledger
+from keymill.ops.report import MAX_LISTED, Report
+from schemas.records import KeyOrigin
+from schemas.values import Scheme
+from tests.unit.test_auditing import audit, claim, claims, given, held, kinds
+from tests.unit.test_ledger import FP, KID, OTHER, made
+
+
+def test_a_claim_for_another_scheme_is_a_contradiction() -> None:
+    """The same label of another scheme is another track."""
+    found, keyed = audit(), given(KeyOrigin.IMPORTED)
+    other = next(each for each in Scheme if each is not keyed[1].tracks[0].scheme)
+    found.look(held(keyed))
+    found.check_claims(claims(claim(keyed[1], scheme=other)), lambda _: False)
+    assert {"contradiction": 1} == kinds(found)
+
+
+def test_all_are_counted_and_the_first_thousand_named() -> None:
+    """A report stays one that can be read; what a replay named comes before."""
+    found, report = audit(), Report()
+    for number in range(MAX_LISTED - 1):
+        report.note("missing", b"k%d" % number, "why")
+    found.take(report)
+    for number in range(3):
+        found.note("misplaced", b"m%d" % number, "why")
+    found.take(report)
+    assert 1000 == MAX_LISTED == len(found.differences)
+    assert {"missing": 2 * (MAX_LISTED - 1), "misplaced": 3} == kinds(found)
+    assert ("k0", "m0") == (found.differences[0].record_key, found.differences[-1].record_key)
+
+
+@pytest.mark.parametrize(
+    ("after", "kept"),
+    [
+        ([("demo", KID, FP), ("demo", OTHER, FP)], True),
+        ([("demo", KID, FP), ("demo", OTHER, b"x" * 16)], False),
+        ([("demo", KID, FP)], False),
+    ],
+    ids=["the same", "only changed", "only missing"],
+)
+def test_one_kind_of_loss_is_enough(after, kept: bool) -> None:
+    """A changed key alone, and a missing one alone."""
+    assert kept is ledger.compare(made(("demo", KID, FP), ("demo", OTHER, FP)), made(*after)).kept()
+
+
+@pytest.mark.parametrize("entry", [f"demo {KID.hex()}00 {FP.hex()}", f"demo {KID.hex()} {FP.hex()[:-2]}"])
+def test_a_sealed_entry_of_another_size_is_refused(tmp_path: Path, entry: str) -> None:
+    """Whoever wrote it: it would be split at another place."""
+    body = f"{ledger.HEADER}{entry}\n".encode()
+    (tmp_path / "l").write_bytes(body + f"sha256 {hashlib.sha256(body).hexdigest()}\n".encode())
+    with pytest.raises(Corrupt, match="bytes where"):
+        ledger.read(tmp_path / "l")

@@ -26,7 +26,7 @@ from keymill.kafka.ports import EPHEMERAL, free_ports, is_free
 from tests.broker import embedded_kafka
 
 pytestmark = pytest.mark.timeout(170)
-SOON_S = 20
+SOON_S = 60
 IDENTITY = "-IRAJMcyQpWSX8PZHzl-VA"
 
 OWNER = """

@@ -183,7 +183,8 @@ def test_starts_stay_fast_over_many_reports(kafka: EmbeddedKafka) -> None:
 
     def quick() -> bool:
         began = time.monotonic()
-        read_status(kafka.bootstrap)
+        found = read_status(kafka.bootstrap)
+        assert {f"tested/{number}" for number in range(20)} <= found.reports.keys()
         return time.monotonic() - began < 1.0
 
     wait_for(quick, 60, every_s=2)

@@ -53,6 +53,8 @@ _CLASSES: Final = {
 }
 _TAGGED: Final = frozenset({events.AssetEvent, events.PolicyChange, access.Credential})
 """Records whose `body` is a union of records; msgspec's tag and Avro's branch name are the same word."""
+_SHARED: Final[dict[type[Record], str]] = {events.AssetEvent: "body"}
+"""A library's assets differ in their names; what they ask for is the same few bodies."""
 
 
 SchemaError = SchemaParseException
@@ -116,7 +118,7 @@ def _writer(kind: type[Record]) -> Writer:
 
 @cache
 def _reader(kind: type[Record]) -> tuple[bytes, Reader]:
-    return schema_of(kind).header, Reader(_definition(kind), _CLASSES)
+    return schema_of(kind).header, Reader(_definition(kind), _CLASSES, _SHARED.get(kind, ""))
 
 
 def encode(record: Record) -> bytes:

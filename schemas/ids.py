@@ -5,6 +5,7 @@ Identifiers, and the record keys made of them.
 """
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from keymill.errors import InvalidRecord
@@ -12,13 +13,14 @@ from keymill.errors import InvalidRecord
 ORGANIZATION: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 NAME: Final = re.compile(r"[A-Za-z0-9._~:@-]{1,128}")
 _KID: Final = re.compile(r"[0-9A-Fa-f]{32}|[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+_is_organization = lru_cache(maxsize=1024)(ORGANIZATION.fullmatch)
 _HEX_PREFIX = "hex:"
 _KEY_SET = "/k/"
 
 
 def check_organization(value: str, field: str = "organization") -> str:
     """Return *value* when it is an organization id, else raise `InvalidRecord`."""
-    if not ORGANIZATION.fullmatch(value):
+    if not _is_organization(value):
         raise InvalidRecord(f"{field} must be 1 to 63 characters of a-z, 0-9 and -, not starting with -", field=field)
     return value
 

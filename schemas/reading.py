@@ -1,6 +1,7 @@
 """Readers of records, compiled from the .avsc files: see `schemas.compiled`."""
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from schemas.compiled import Source, function
@@ -30,7 +31,12 @@ def _rest_of_long(data: bytes, place: int) -> tuple[int, int]:
     return value, place
 
 
-_NAMES: Final[dict[str, Any]] = {"long": _rest_of_long, "BOOLEAN": {0: False, 1: True}}
+_SHARED: Final = 256
+"""How many distinct values of a shared field are kept."""
+
+_NAMES: Final[dict[str, Any]] = {
+    "long": _rest_of_long, "BOOLEAN": {0: False, 1: True}, "kept": lru_cache(maxsize=_SHARED),
+}  # fmt: skip
 
 
 class Reader:
@@ -40,32 +46,48 @@ class Reader:
     `read` is a function from bytes, and the place where an Avro body begins, to its record, which must end where they
     end. It raises `ValueError`, `IndexError` or `KeyError` for bytes that are no such body, and what the record's own
     checks raise.
+
+    Args:
+        shared: the last field of the record, when the same few values of it come again and again: equal bytes then
+            give one object. Empty for none.
     """
 
-    def __init__(self, schema: Any, classes: Mapping[str, type]) -> None:
-        source = _Reading(schema, classes)
+    def __init__(self, schema: Any, classes: Mapping[str, type], shared: str = "") -> None:
+        source = _Reading(schema, classes, shared)
         self._fields = source.fields
         self.read: Read = function("read", _FILE, source.lines, _NAMES | source.constants)
 
     def field_of(self, error: Exception) -> str:
         """The field at which `read` raised *error*: each of its lines reads one, or `value` where none is to blame."""
-        trace = error.__traceback__
+        trace, field = error.__traceback__, ""
         while trace is not None:
             if trace.tb_frame.f_code.co_filename == _FILE:
-                return self._fields[trace.tb_lineno - 1] or "value"
+                field = self._fields[trace.tb_lineno - 1]
             trace = trace.tb_next
-        return "value"
+        return field or "value"
 
 
 class _Reading(Source):
-    def root(self, schema: Any) -> None:
+    def __init__(self, schema: Any, classes: Mapping[str, type], shared: str) -> None:
         self._path: list[str] = []
         self.fields: list[str] = []
+        self._shared = shared
+        super().__init__(schema, classes)
+
+    def root(self, schema: Any) -> None:
+        self._function("def read(d, p):", "size = len(d)", schema)
+        if self._shared:
+            self._path = [self._shared]
+            self._function("@kept\ndef shared(d):", "p, size = 0, len(d)", schema["fields"][-1]["type"])
+
+    def _function(self, head: str, start: str, schema: Any) -> None:
         self.depth = 0
-        self.line("def read(d, p):")
+        for line in head.splitlines():
+            self.line(line)
         self.depth = 1
-        self.line("size = len(d)")
+        self.line(start)
         self._get(schema, "v0")
+        self._path = []
         self.line("if p != size: raise ValueError('the value ends elsewhere')")
         self.line("return v0")
 
@@ -117,7 +139,10 @@ class _Reading(Source):
         for field in schema["fields"]:
             v = self.new()
             self._path.append(field["name"])
-            self._get(field["type"], v)
+            if self._path == [self._shared]:
+                self.line(f"{v} = shared(d[p:]); p = size")
+            else:
+                self._get(field["type"], v)
             self._path.pop()
             given.append(f"{field['name']}={v}")
         self.line(f"{target} = {self.cls(schema)}({', '.join(given)})")

@@ -111,8 +111,9 @@ class TrackKey(Record, frozen=True, kw_only=True):
     origin: KeyOrigin
 
     def __post_init__(self) -> None:
-        check_size(self.kid, KID_SIZE, "tracks.kid")
-        check_size(self.fp, FINGERPRINT_SIZE, "tracks.fp")
+        if len(self.kid) != KID_SIZE or len(self.fp) != FINGERPRINT_SIZE:  # one look: there are many
+            check_size(self.kid, KID_SIZE, "tracks.kid")
+            check_size(self.fp, FINGERPRINT_SIZE, "tracks.fp")
 
 
 class CryptoPeriod(Record, frozen=True, kw_only=True):

@@ -1,7 +1,8 @@
 """Writers of records, compiled from the .avsc files: see `schemas.compiled`."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, NoReturn
 
 from schemas.compiled import Source, function
 
@@ -11,8 +12,9 @@ _SMALL: Final = 1024
 """Longs below this are looked up, not computed."""
 
 
+@lru_cache(maxsize=4096)
 def zigzag(value: int) -> bytes:
-    """Avro's int and long: zig-zag, seven bits a byte, the lowest first."""
+    """Avro's int and long: zig-zag, seven bits a byte, the lowest first. One record has the same number many times."""
     rest = (value << 1) ^ (value >> 63)
     out = bytearray()
     while rest > 0x7F:
@@ -22,70 +24,97 @@ def zigzag(value: int) -> bytes:
     return bytes(out)
 
 
-_NAMES: Final[dict[str, Any]] = {"LONG": tuple(zigzag(value) for value in range(_SMALL)), "zigzag": zigzag}
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+_NAMES: Final[dict[str, Any]] = {
+    "LONG": tuple(zigzag(value) for value in range(_SMALL)), "zigzag": zigzag, "refuse": _refuse,
+}  # fmt: skip
 
 
 def compile_writer(schema: Any, header: bytes, classes: Mapping[str, type]) -> Writer:
     """A function from a record to *header* and its Avro body; *classes* has the class of each named type."""
     source = _Writing(schema, classes)
-    body = ["def write(r0):", " out = [HEADER]; add = out.append", *source.lines, " return b''.join(out)"]
+    body = ["def write(r0):", " out = [HEADER]", *source.lines, " return b''.join(out)"]
     write: Writer = function("write", "<write of an .avsc>", body, _NAMES | source.constants | {"HEADER": header})
     return write
 
 
 class _Writing(Source):
+    """Each `_put` is given an expression, and evaluates it once, before anything else that it emits."""
+
     def root(self, schema: Any) -> None:
+        self._pieces: list[str] = []
         self._put(schema, "r0")
+        self._flush()
+
+    def line(self, text: str) -> None:
+        self._flush()
+        super().line(text)
+
+    def _flush(self) -> None:
+        """Emit what was put since the last line, as one tuple: half the price of as many appends."""
+        pieces, self._pieces = self._pieces, []
+        if pieces:
+            super().line(f"out += ({', '.join(pieces)},)")
 
     def _put(self, schema: Any, value: str) -> None:
         schema = self.resolved(schema)
         kind = "union" if isinstance(schema, list) else schema["type"]
-        getattr(self, f"_put_{kind}")(schema, value)
+        if (pieces := self._simple(kind, schema, value)) is not None:
+            self._pieces += pieces
+        else:
+            getattr(self, f"_put_{kind}")(schema, value)
 
-    def _put_long(self, _schema: Any, value: str) -> None:
-        v = self.new()
-        self.line(f"add(LONG[{v}] if 0 <= ({v} := {value}) < {_SMALL} else zigzag({v}))")
+    def _simple(self, kind: str, schema: Any, value: str) -> list[str] | None:
+        """Expressions of what needs no statement: their bytes follow each other."""
+        v, pieces = self.new(), None
+        match kind:
+            case "int" | "long":
+                pieces = [f"LONG[{v}] if 0 <= ({v} := {value}) < {_SMALL} else zigzag({v})"]
+            case "bytes" | "string":
+                encoded = f"{value}.encode()" if kind == "string" else value
+                pieces = [*(self._simple("long", None, f"len({v} := {encoded})") or ()), v]
+            case "boolean":
+                pieces = [f"b'\\x01' if {value} else b'\\x00'"]
+            case "fixed":
+                pieces = [f"{v} if len({v} := {value}) == {schema['size']} else refuse({schema['name']!r})"]
+            case "enum":
+                table = f"{schema['name']}_symbols"
+                self.constants[table] = {symbol: zigzag(index) for index, symbol in enumerate(schema["symbols"])}
+                pieces = [f"{table}[{value}]"]
+            case "union":
+                pieces = self._simple_optional(schema, value)
+        return pieces
 
-    _put_int = _put_long
-
-    def _put_bytes(self, _schema: Any, value: str) -> None:
-        v = self.new()
-        self.line(f"{v} = {value}")
-        self._put_long(None, f"len({v})")
-        self.line(f"add({v})")
-
-    def _put_string(self, schema: Any, value: str) -> None:
-        self._put_bytes(schema, f"{value}.encode()")
-
-    def _put_boolean(self, _schema: Any, value: str) -> None:
-        self.line(f"add(b'\\x01' if {value} else b'\\x00')")
-
-    def _put_fixed(self, schema: Any, value: str) -> None:
-        v = self.new()
-        self.line(f"if len({v} := {value}) != {schema['size']}: raise ValueError({schema['name']!r})")
-        self.line(f"add({v})")
-
-    def _put_enum(self, schema: Any, value: str) -> None:
-        table = f"{schema['name']}_symbols"
-        self.constants[table] = {symbol: zigzag(index) for index, symbol in enumerate(schema["symbols"])}
-        self.line(f"add({table}[{value}])")
+    def _simple_optional(self, schema: Any, value: str) -> list[str] | None:
+        if len(schema) != 2 or schema[0] != "null":
+            return None
+        v, branch = self.new(), self.resolved(schema[1])
+        if isinstance(branch, list) or (pieces := self._simple(branch["type"], branch, v)) is None:
+            return None
+        there = " + ".join(f"({piece})" for piece in pieces)
+        return [f"b'\\x00' if ({v} := {value}) is None else b'\\x02' + {there}"]
 
     def _put_record(self, schema: Any, value: str) -> None:
         v = self.new()
-        self.line(f"{v} = {value}")
+        first = f"({v} := {value})"
         for field in schema["fields"]:
-            self._put(field["type"], f"{v}.{field['name']}")
+            self._put(field["type"], f"{first}.{field['name']}")
+            first = v
 
     def _put_array(self, schema: Any, value: str) -> None:
         v, item = self.new(), self.new()
         self.line(f"if {v} := {value}:")
         self.depth += 1
-        self._put_long(None, f"len({v})")
+        self._put("long", f"len({v})")
         self.line(f"for {item} in {v}:")
         self.depth += 1
         self._put(schema["items"], item)
+        self._flush()
         self.depth -= 2
-        self.line("add(b'\\x00')")
+        self._pieces.append("b'\\x00'")
 
     def _put_union(self, schema: Any, value: str) -> None:
         v = self.new()
@@ -97,9 +126,10 @@ class _Writing(Source):
             test = f"{v} is None" if null else f"type({v}) is {self.cls(resolved)}" if not last else ""
             self.line(f"{'elif' if index else 'if'} {test}:" if test else "else:")
             self.depth += 1
-            self.line(f"add({zigzag(index)!r})")
+            self._pieces.append(repr(zigzag(index)))
             if not null:
                 self._put(branch, v)
+            self._flush()
             self.depth -= 1
         if schema[0] != "null":
             self.line(f"else: raise TypeError(type({v}))")

@@ -53,6 +53,13 @@ class Decided:
         self.dead_letters: list[DeadLetter] = []
         self.request_ids: dict[bytes, str] = {}
 
+    def ask(self, record_key: bytes, request_id: str) -> None:
+        """Note who asked for the record last; "" for nobody who said so."""
+        if request_id:
+            self.request_ids[record_key] = request_id
+        else:
+            self.request_ids.pop(record_key, None)
+
     def batches(self) -> Iterator[list[Due[AssetRecord]]]:
         """What to publish, as one batch: every asset record stands behind the keys that it names."""
         keys = [Due(key, value, self.request_ids.get(key, "")) for key, value in self.key_records.items()]
@@ -82,18 +89,27 @@ class Decider:
         return Decided(run)
 
     def record(self, record: RawRecord, decided: Decided, lookup: Lookup) -> None:
-        """Decide one record. Raises only what is not the record's fault."""
-        event: AssetEvent | None = None
+        """Read and decide one record. Raises only what is not the record's fault."""
+        self.decide(record, self.read(record), decided, lookup)
+
+    def read(self, record: RawRecord) -> AssetEvent | Reject:
+        """The event in a record, or why there is none."""
         try:
-            event = self._event_of(record)
+            event = self._decode(value_in_place(record, self._partitions), record.headers)
+            check_key(record, asset_key(event.organization, event.asset))
+            return event
+        except Reject as error:
+            return error
+
+    def decide(self, record: RawRecord, event: AssetEvent | Reject, decided: Decided, lookup: Lookup) -> None:
+        """Decide what was read from a record."""
+        if isinstance(event, Reject):
+            decided.dead_letters.append(dead_letter(record, event, None, self._generation))
+            return
+        try:
             self._event(event, record, decided, lookup)
         except Reject as error:
             decided.dead_letters.append(dead_letter(record, error, event, self._generation))
-
-    def _event_of(self, record: RawRecord) -> AssetEvent:
-        event = self._decode(value_in_place(record, self._partitions), record.headers)
-        check_key(record, asset_key(event.organization, event.asset))
-        return event
 
     def _event(self, event: AssetEvent, record: RawRecord, decided: Decided, lookup: Lookup) -> None:
         record_key = asset_key(event.organization, event.asset)
@@ -107,6 +123,7 @@ class Decider:
             wanted = claims.claims_of(event, folded.asset, at.position)
             for claim in self._claims.missing(event, wanted, lookup):
                 decided.claims.setdefault(claim_key(claim.organization, claim.kid), claim)
+        request_id = request_id_of(record)
         for need in needed(folded.asset, event):
             if need.record_key in decided.key_records or lookup.has(need.record_key):
                 continue
@@ -115,10 +132,10 @@ class Decider:
             given = self._given(need, event, at.position, folded.changed, decided, lookup) if chosen else NONE_GIVEN
             if given is not None:
                 decided.key_records[need.record_key] = self._made(folded.asset, need, keys, given)
-                decided.request_ids[need.record_key] = request_id_of(record)
+                decided.ask(need.record_key, request_id)
         if folded.changed:
             decided.assets[record_key] = folded.asset
-            decided.request_ids[record_key] = request_id_of(record)
+            decided.ask(record_key, request_id)
 
     def _made(self, asset: AssetRecord, need: Needed, keys: Keys, given: Mapping[bytes, GivenKey]) -> bytes:
         return encode(make_key_record(asset, need, keys, given))

@@ -6,6 +6,7 @@ A change of any label or encoding here would change every key; schemas/golden/ke
 Source: RFC 5869 (HKDF), RFC 9562 section 5.8 (UUID version 8).
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -23,6 +24,8 @@ _IV: Final = canonical("keymill/iv/v1")
 _CHOSEN: Final = canonical("keymill/chosen/v1")
 _IMPORTED_IV: Final = canonical("keymill/imported-iv/v1")
 _KID_FRAME: Final = KID_SIZE.to_bytes(4, "big")
+_RANDOM: Final = 0xFFFFFFFF_FFFF_0FFF_3FFF_FFFFFFFFFFFF
+_VERSION_8: Final = 0x00000000_0000_8000_8000_000000000000
 
 
 class DerivedKey(Record, frozen=True, kw_only=True):
@@ -72,19 +75,20 @@ def imported_iv(cek: Secret, organization: str, kid: bytes) -> Secret:
     return Secret(_mac(cek, _IMPORTED_IV + canonical(organization, kid))[:IV_SIZE])
 
 
-def derive_name(prk: Secret, k_fp: Secret, preimage: bytes) -> tuple[bytes, bytes]:
-    """KID and fingerprint of the key that `derive` gives: what a comparison needs, for half of the work."""
-    base = prk.keyed(_hmac_sha256)
-    ident = len(preimage).to_bytes(4, "big") + preimage
-    state = base.copy()
-    state.update(_KID + ident)
-    kid = uuid8(state.finalize())
-    state = base.copy()
-    state.update(b"".join((_CEK, ident, _KID_FRAME, kid, b"\x01")))
-    cek = state.finalize()[:CEK_SIZE]
-    state = k_fp.keyed(_hmac_sha256).copy()
-    state.update(kid + cek)
-    return kid, state.finalize()[:FINGERPRINT_SIZE]
+def derive_names(prk: Secret, k_fp: Secret, preimages: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """KID and fingerprint of each key that `derive` gives: what a comparison needs, for half of the work."""
+    root, marks = prk.keyed(_hmac_sha256), k_fp.keyed(_hmac_sha256)
+    for preimage in preimages:
+        ident = len(preimage).to_bytes(4, "big") + preimage
+        state = root.copy()
+        state.update(_KID + ident)
+        kid = uuid8(state.finalize())
+        state = root.copy()
+        state.update(b"".join((_CEK, ident, _KID_FRAME, kid, b"\x01")))
+        cek = state.finalize()[:CEK_SIZE]
+        state = marks.copy()
+        state.update(kid + cek)
+        yield kid, state.finalize()[:FINGERPRINT_SIZE]
 
 
 def fingerprint(k_fp: Secret, kid: bytes, cek: Secret) -> bytes:
@@ -94,10 +98,7 @@ def fingerprint(k_fp: Secret, kid: bytes, cek: Secret) -> bytes:
 
 def uuid8(digest: bytes) -> bytes:
     """The first 16 bytes of *digest* with version 8 and the RFC 9562 variant set; 122 bits stay."""
-    value = bytearray(digest[:KID_SIZE])
-    value[6] = 0x80 | value[6] & 0x0F
-    value[8] = 0x80 | value[8] & 0x3F
-    return bytes(value)
+    return (int.from_bytes(digest[:KID_SIZE], "big") & _RANDOM | _VERSION_8).to_bytes(KID_SIZE, "big")
 
 
 def _expand(prk: Secret, info: bytes, size: int) -> Secret:

@@ -156,11 +156,13 @@ def _new_asset(event: AssetEvent, at: LogPosition) -> AssetRecord:
 
 
 def _ingest(body: AssetIngested, choice: Choice, held: AssetRecord) -> AssetRecord:
-    mutable = {
-        name: value
-        for name in ("policy_id", "product_id", "available_from", "available_until")
-        if (value := getattr(body, name)) is not None
-    }
-    asset = msgspec.structs.replace(held, versions=versions.ingest(body, choice, held.versions), **mutable)
+    asset = msgspec.structs.replace(
+        held,
+        versions=versions.ingest(body, choice, held.versions),
+        policy_id=held.policy_id if body.policy_id is None else body.policy_id,
+        product_id=held.product_id if body.product_id is None else body.product_id,
+        available_from=held.available_from if body.available_from is None else body.available_from,
+        available_until=held.available_until if body.available_until is None else body.available_until,
+    )
     check_window(asset.available_from, asset.available_until)
     return asset

@@ -35,6 +35,16 @@ def _framed(data: bytes) -> bytes:
     return len(data).to_bytes(4, "big") + data
 
 
+@lru_cache(maxsize=1024)
+def canonical_pair(first: str, second: str) -> bytes:
+    """`canonical` of two texts of which there are few pairs: labels with schemes."""
+    return canonical(first, second)
+
+
+_KEY_SET: Final = canonical("keymill/key-set/v1")
+_ABSENT: Final = canonical(None)
+
+
 class KeyIdentity(Record, frozen=True, kw_only=True):
     """Everything that influences a derived CEK; `label` is `ALL_TRACKS` where one key serves all tracks."""
 
@@ -72,7 +82,7 @@ def key_set_digest(
     tracks: tuple[TrackIdentity, ...],
 ) -> bytes:
     """Name of the key record that holds these tracks in this order, 16 bytes."""
-    parts: list[Part] = ["keymill/key-set/v1", organization, asset, key_version, root_version, salt, period]
+    parts = [_KEY_SET, canonical(organization, asset, key_version, root_version, salt, period)]
     for track in tracks:
-        parts += (track.label, track.scheme, track.kid)
-    return hashlib.sha256(canonical(*parts)).digest()[:DIGEST_SIZE]
+        parts += (canonical_pair(track.label, track.scheme), _ABSENT if track.kid is None else _framed(track.kid))
+    return hashlib.sha256(b"".join(parts)).digest()[:DIGEST_SIZE]

@@ -10,9 +10,9 @@ from typing import Final
 
 import msgspec
 
-from keymill.core.derive import derive, derive_name, fingerprint
+from keymill.core.derive import derive, derive_names, fingerprint
 from keymill.core.envelope import wrap_keys
-from keymill.core.identity import ALL_TRACKS, canonical, key_set_digest
+from keymill.core.identity import ALL_TRACKS, canonical, canonical_pair, key_set_digest
 from keymill.core.period import period_at
 from keymill.core.versions import ROTATED_PERIODS
 from keymill.secret import Secret
@@ -158,11 +158,11 @@ def name_key_record(asset: AssetRecord, need: Needed, keys: Keys) -> KeyRecord:
 
     Not for tracks with a KID of the caller's.
     """
-    tracks = []
-    for track, preimage in zip(need.tracks, _preimages(asset, need), strict=True):
-        kid, fp = derive_name(keys.prk, keys.k_fp, preimage)
-        origin = KeyOrigin.DERIVED
-        tracks.append(TrackKey(kid=kid, fp=fp, label=track.label, scheme=track.scheme, origin=origin))
+    names = derive_names(keys.prk, keys.k_fp, _preimages(asset, need))
+    tracks = [
+        TrackKey(kid=kid, fp=fp, label=track.label, scheme=track.scheme, origin=KeyOrigin.DERIVED)
+        for track, (kid, fp) in zip(need.tracks, names, strict=True)
+    ]
     return _unwrapped(asset, need, tuple(tracks), 0)
 
 
@@ -186,7 +186,7 @@ def _preimages(asset: AssetRecord, need: Needed) -> list[bytes]:
     before = canonical(asset.organization, asset.asset, need.key_version, period)
     after = canonical(need.root_version, need.salt)
     return [
-        before + canonical(track.scheme, track_label(track.label, single_key=need.single_key)) + after
+        before + canonical_pair(track.scheme, track_label(track.label, single_key=need.single_key)) + after
         for track in need.tracks
     ]
 

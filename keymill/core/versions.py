@@ -1,6 +1,7 @@
 """Key versions of an asset: what their first event chose, and the tracks that later events add."""
 
 import hashlib
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -66,21 +67,25 @@ def _begin(body: AssetIngested, choice: Choice, number: int, previous: KeyVersio
     """A version's first event: what it names no choice for is inherited, the tracks too if it names none."""
     version = _first(body, choice, number, previous)
     if body.tracks is None and body.periods is None:
-        return _renew(choice, version, previous) if previous else _with_key_set(choice, version, _defaults(version))
+        return (
+            _renew(choice, version, previous)
+            if previous
+            else _with_key_set(choice, version, _defaults(version.schemes))
+        )
     return _add(body, choice, version, previous)
 
 
 def _first(body: AssetIngested, choice: Choice, number: int, previous: KeyVersion | None) -> KeyVersion:
     """A version without tracks. A salt is inherited: a salted title never falls back to the root alone."""
-    inherited = previous or KeyVersion(
-        key_version=0, root_version=0, single_key=False, schemes=DEFAULT_SCHEMES, created=choice.at
+    salt, single_key, schemes = (
+        (previous.salt, previous.single_key, previous.schemes) if previous else (None, False, DEFAULT_SCHEMES)
     )
     return KeyVersion(
         key_version=number,
         root_version=choice.root_version,
-        salt=inherited.salt if body.salt is None else body.salt,
-        single_key=inherited.single_key if body.single_key is None else body.single_key,
-        schemes=inherited.schemes if body.schemes is None else tuple(dict.fromkeys(body.schemes)),
+        salt=salt if body.salt is None else body.salt,
+        single_key=single_key if body.single_key is None else body.single_key,
+        schemes=schemes if body.schemes is None else tuple(dict.fromkeys(body.schemes)),
         created=choice.at,
     )
 
@@ -109,22 +114,24 @@ def _check_sticky(body: AssetIngested, version: KeyVersion) -> None:
 def _add(body: AssetIngested, choice: Choice, version: KeyVersion, previous: KeyVersion | None = None) -> KeyVersion:
     if body.periods is not None:
         wanted = wishes.without_kids(body.tracks, version)
-        inherited = previous.live.tracks if previous and previous.live else _defaults(version)
+        inherited = previous.live.tracks if previous and previous.live else _defaults(version.schemes)
         return _with_periods(body.periods, choice, version, wanted, inherited)
     wished = wishes.wished(body.tracks, version, choice.derived)
-    held = tuple([track for key_set in version.key_sets for track in key_set.tracks])
-    known = {(track.label, track.scheme) for track in held}
-    added = tuple([track for track in wished if (track.label, track.scheme) not in known])
-    wishes.check_count(len(known) + len(added))
+    held: Tracks = ()
+    added = wished
+    if version.key_sets:
+        held = tuple([track for key_set in version.key_sets for track in key_set.tracks])
+        known = {(track.label, track.scheme) for track in held}
+        added = tuple([track for track in wished if (track.label, track.scheme) not in known])
+        wishes.check_count(len(known) + len(added))
     wishes.check_clear((*held, *added))
     return _with_key_set(choice, version, added) if added else version
 
 
-def _defaults(version: KeyVersion) -> Tracks:
+@lru_cache(maxsize=64)
+def _defaults(schemes: tuple[Scheme, ...]) -> Tracks:
     return tuple(
-        TrackIdentity(label=label, scheme=scheme, declared=False)
-        for scheme in version.schemes
-        for label in DEFAULT_LABELS
+        TrackIdentity(label=label, scheme=scheme, declared=False) for scheme in schemes for label in DEFAULT_LABELS
     )
 
 

@@ -1,6 +1,7 @@
 """The tracks that an ingest event asks for, each with the KID that the caller chose for it, or none."""
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 import msgspec
 
@@ -25,19 +26,37 @@ def wished(wishes: tuple[TrackWish, ...] | None, version: KeyVersion, derived: D
         Conflict: a track has another KID already.
         Reject: the wishes contradict each other, or there are more than a key record takes.
     """
+    if derived is None and not version.key_sets:
+        return _first_tracks(wishes or (), version.schemes)
     held = {(track.label, track.scheme): track.kid for key_set in version.key_sets for track in key_set.tracks}
+
+    def kid_of(wish: TrackWish, name: Name) -> bytes | None:
+        return held.get(name) if wish.kid is None else _kid_of(wish.kid, wish, name, held, version, derived)
+
+    return _tracks(wishes or (), version.schemes, kid_of)
+
+
+@lru_cache(maxsize=256)
+def _first_tracks(wishes: tuple[TrackWish, ...], schemes: tuple[Scheme, ...]) -> Tracks:
+    """Of a version that has none: a library's assets ask for the same few."""
+    return _tracks(wishes, schemes, lambda wish, _name: wish.kid)
+
+
+def _tracks(
+    wishes: tuple[TrackWish, ...], schemes: tuple[Scheme, ...], kid_of: Callable[[TrackWish, Name], bytes | None]
+) -> Tracks:
     tracks: dict[Name, TrackIdentity] = {}
-    for wish in wishes or ():
+    for wish in wishes:
         if wish.imported is not None and wish.kid is None:
             raise InvalidRecord("tracks.kid: an imported key needs its KID", field="tracks.kid")
-        for scheme in (wish.scheme,) if wish.scheme else version.schemes:
+        for scheme in (wish.scheme,) if wish.scheme else schemes:
             name = (wish.label, scheme)
-            kid = held.get(name) if wish.kid is None else _kid_of(wish.kid, wish, name, held, version, derived)
+            kid = kid_of(wish, name)
             track = TrackIdentity(label=wish.label, scheme=scheme, declared=True, kid=kid)
             if tracks.setdefault(name, track).kid != kid:
                 message = f"tracks: {wish.label} ({scheme}) is named twice, with different KIDs"
                 raise InvalidRecord(message, field="tracks.kid")
-    _check_materials(wishes or ())
+    _check_materials(wishes)
     check_count(len(tracks))
     return tuple(tracks.values())
 

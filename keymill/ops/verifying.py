@@ -5,13 +5,13 @@ A key record is compared by its bytes where it has the usual shape; what is rare
 """
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from keymill.core.provisioning import GivenKey, Keys, Needed, name_key_record
 from keymill.core.view import identity_of
 from keymill.snapshot import peek
 from schemas.codec import HEADER_SIZE, decode, encode
-from schemas.ids import partition_key
+from schemas.events import AssetEvent
 from schemas.records import AssetRecord, KeyRecord
 from streams.decide import Decider
 
@@ -21,7 +21,18 @@ _UNWRAPPED: Final = 0
 
 
 class Verifier(Decider):
-    """Decides as the processors do; derived key records have no keys in them."""
+    """Decides as the processors do; derived key records have no keys in them, and which KEK wraps does not count."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._known: dict[tuple[str, int], Keys] = {}
+
+    def _keys(self, event: AssetEvent, root_version: int) -> Keys:
+        at = event.organization, root_version
+        keys = self._known.get(at)
+        if keys is None:
+            keys = self._known[at] = super()._keys(event, root_version)
+        return keys
 
     def _made(self, asset: AssetRecord, need: Needed, keys: Keys, given: Mapping[bytes, GivenKey]) -> bytes:
         if given:
@@ -29,13 +40,7 @@ class Verifier(Decider):
         return encode(name_key_record(asset, need, keys))
 
 
-def names_of(record_key: bytes) -> bytes:
-    """What `keymill.snapshot.peek` asks for, of a record key of the key topic."""
-    organization, _, asset = partition_key(record_key).partition(b"/")
-    return peek.text(organization) + peek.text(asset)
-
-
-def same_keys(record_key: bytes, held: bytes, expected: bytes) -> bool:
+def same_keys(held: bytes, expected: bytes) -> bool:
     """
     Whether two key records are of the same keys; the wrapping does not count.
 
@@ -44,9 +49,8 @@ def same_keys(record_key: bytes, held: bytes, expected: bytes) -> bool:
     """
     if held == expected:
         return True
-    names = names_of(record_key)
-    if (found := peek.key_identity(held, names)) is not None:
+    if (found := peek.key_identity(held)) is not None:
         unwrapped = expected[_EPOCH_AT] == _UNWRAPPED
-        if found == (expected[_EPOCH_AT + 1 :] if unwrapped else peek.key_identity(expected, names)):
+        if found == (expected[_EPOCH_AT + 1 :] if unwrapped else peek.key_identity(expected)):
             return True
     return identity_of(decode(held, KeyRecord)) == identity_of(decode(expected, KeyRecord))

@@ -118,14 +118,14 @@ def key_tracks(value: bytes, names: bytes) -> list[tuple[bytes, bytes]] | None:
     return _ONE_TRACK.findall(value, start + 1, end - 1)
 
 
-def key_identity(value: bytes, names: bytes) -> bytes | None:
+def key_identity(value: bytes) -> bytes | None:
     """
     A usual key record's bytes without epoch and wrapped keys, for comparison; None for anything else.
 
-    Equal ones are of the same tracks, identity and event. *names* as for `key_tracks`.
+    Equal ones are of the same tracks, identity and event, names included.
     """
     head = _KEY_HEAD.match(value)
-    if head is None or not value.startswith(names, head.end()):
+    if head is None:
         return None
     return head.group(1) + b"\x00" + value[head.end() :]
 

@@ -16,6 +16,7 @@ from schemas import access, audit, events, operations, policy, records
 from schemas.codec import HEADER_SIZE, SCHEMA_FILES, decode, decode_json, encode, readable, schema_of
 from schemas.events import AssetEvent, AssetIngested
 from schemas.framing import decode_event
+from tests.builders import ingest
 from tests.golden import verdicts
 
 SCHEMAS = files("schemas")
@@ -147,6 +148,16 @@ def test_one_value_has_one_byte_string():
     assert data == encode(EVENT)
     assert data[:HEADER_SIZE] == schema_of(AssetEvent).header
     assert decode(data, AssetEvent) == EVENT
+
+
+def test_equal_bodies_of_events_are_one_object():
+    """A library's assets ask for the same few things; a body that cannot be read is told each time."""
+    first, second = (decode(encode(ingest("SD", asset=name)), AssetEvent) for name in ("a", "b"))
+    assert first.body is second.body and first.asset != second.asset
+    cut = encode(ingest("SD", asset="a"))[:-1]
+    for _ in range(2):
+        with pytest.raises(InvalidRecord):
+            decode(cut, AssetEvent)
 
 
 def test_the_json_form_reads_back():

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
-from keymill.core.derive import derive, derive_key, derive_name, fingerprint, uuid8
+from keymill.core.derive import derive, derive_key, derive_names, fingerprint, uuid8
 from keymill.core.identity import KeyIdentity
 from keymill.secret import Secret
 from schemas.values import Scheme
@@ -120,4 +120,4 @@ def test_the_name_of_a_key_is_what_derivation_gives() -> None:
     prk, k_fp = Secret(b"p" * 32), Secret(b"f" * 32)
     for preimage in (b"", b"demo/asset", bytes(300)):
         key = derive(prk, preimage)
-        assert (key.kid, fingerprint(k_fp, key.kid, key.cek)) == derive_name(prk, k_fp, preimage)
+        assert [(key.kid, fingerprint(k_fp, key.kid, key.cek))] == list(derive_names(prk, k_fp, [preimage]))

@@ -16,6 +16,8 @@ from prometheus_client import Counter, Gauge, Histogram
 
 REQUEST_ID_HEADER: Final = "x-request-id"
 """Name of the request id in HTTP and in Kafka record headers."""
+KAFKA_CLIENT: Final = "keymill.kafka.client"
+"""The logger that librdkafka gets."""
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 EVENTS = Counter(
@@ -105,8 +107,13 @@ AUDIT_SPOOLED = Gauge(
 )  # fmt: skip
 
 
-def configure(program: str, level: str = "info") -> None:
-    """Send this process's logs, those of its libraries too, as JSON lines to stderr."""
+def configure(program: str, level: str = "info", *, tells_brokers: bool = True) -> None:
+    """
+    Send this process's logs, those of its libraries too, as JSON lines to stderr.
+
+    Args:
+        tells_brokers: whether every connection that librdkafka loses is told; what it cannot mend is raised anyway.
+    """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -129,7 +136,7 @@ def configure(program: str, level: str = "info") -> None:
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.captureWarnings(True)
-    _quiet_kafka_python()
+    _quiet_clients(tells_brokers)
     logging.getLogger("keymill").setLevel(level.upper())
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -144,9 +151,10 @@ def logger(name: str) -> structlog.stdlib.BoundLogger:
     return structlog.stdlib.get_logger(f"keymill.{name}")
 
 
-def _quiet_kafka_python() -> None:
-    """It logs every attempt to connect and raises the same afterwards; what is raised is told, once."""
+def _quiet_clients(tells_brokers: bool) -> None:
+    """kafka-python logs every attempt to connect and raises the same afterwards; what is raised is told, once."""
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    logging.getLogger(KAFKA_CLIENT).setLevel(logging.NOTSET if tells_brokers else logging.CRITICAL)
 
 
 def _milliseconds(_logger: object, _method: str, event: Any) -> Any:

@@ -16,6 +16,7 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from keymill.errors import Misconfigured, Unavailable
 from keymill.kafka.positions import Described
+from keymill.telemetry import KAFKA_CLIENT
 
 K = TypeVar("K")
 
@@ -55,7 +56,7 @@ class Lens:
 
     def __init__(self, client: Mapping[str, Any]) -> None:
         self.bootstrap = str(client.get("bootstrap.servers", ""))
-        self._admin = AdminClient({**client}, logger=logging.getLogger("keymill.kafka.client"))
+        self._admin = AdminClient({**client}, logger=logging.getLogger(KAFKA_CLIENT))
 
     def ask_topics(self, topics: Iterable[str]) -> Question[str]:
         """Ask for id and partition count; the answer is what `described` takes."""

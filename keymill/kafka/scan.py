@@ -8,6 +8,7 @@ from typing import Final, Self
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from keymill.errors import Corrupt, Unavailable
+from keymill.telemetry import KAFKA_CLIENT
 
 BATCH: Final = 10_000
 POLL_S: Final = 0.5
@@ -34,7 +35,7 @@ class Scanner:
                 "fetch.message.max.bytes": 4_194_304,
                 "fetch.wait.max.ms": 10,  # the next partition's first request waits behind this one's last
             },
-            logger=logging.getLogger("keymill.kafka.client"),
+            logger=logging.getLogger(KAFKA_CLIENT),
         )
 
     def read(self, topic: str, partition: int, *, start: int | None = None, end: int) -> Iterator[Message]:

@@ -94,7 +94,7 @@ class Tail:
             raise Misconfigured(lost)
         self._vigil = Vigil(self._lens, topics, self._targets)
         self._progress = time.monotonic()
-        self._consumer = Consumer(_consumer_settings(self._client), logger=logging.getLogger("keymill.kafka.client"))
+        self._consumer = Consumer(_consumer_settings(self._client), logger=logging.getLogger(telemetry.KAFKA_CLIENT))
         self._consumer.assign([_place(name, *entry) for name, parts in self.slots.items() for entry in parts.items()])
         return {name: Checkpoint(topic=topics[name], slots=dict(self.slots[name])) for name in self._topics}
 

@@ -55,7 +55,7 @@ def audit(
     """
     Compare events, claims, keys and policies with each other, with the roots and with copies; list every difference.
 
-    Changes nothing but the note on the status topic that `keymill status` shows. Exit code 1 if anything differs.
+    Changes nothing but the note on the status topic that `keymill status` shows.
     """
     loaded = load(ProcessorSettings, file=settings, data=data, bootstrap=bootstrap)
     brokers = bootstrap_of(loaded)

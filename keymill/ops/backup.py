@@ -57,7 +57,7 @@ def save(
     """
     Save the key file, the generations of the topics, and the topics of credentials, services and entitlements.
 
-    Programs may go on. Exit code 1 when a saved secret does not open with the saved keys; the file is there then too.
+    Programs may go on.
     """
     from keymill.ops.backup_file import taken, write_backup
     from keymill.ops.checking import problems

@@ -58,6 +58,7 @@ app.add_typer(backup.app, name="backup", rich_help_panel="Recovery")
 app.command(rich_help_panel="Recovery")(restore.restore)
 app.add_typer(dlq.app, name="dlq", rich_help_panel="Recovery")
 app.add_typer(settings.app, name="config")
+exits.document(app)
 
 
 def _tell_version(asked: bool) -> None:
@@ -75,11 +76,14 @@ def keymill(
     """Options that stand before a command; the help is the application's."""
 
 
+command = typer.main.get_command(app)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every keymill error is one line on stderr and a documented exit code."""
-    telemetry.configure("ops", "warning")
+    telemetry.configure("ops", "warning", tells_brokers=False)  # a command ends with the reason, on one line
     try:
-        result: Any = app(args=arguments, standalone_mode=False)
+        result: Any = command.main(args=arguments, standalone_mode=False)
     except (KeymillError, OSError) as raised:
         error = exits.worded(raised)
         typer.echo(f"keymill: {error}", err=True)

@@ -2,13 +2,12 @@
 
 from typing import Annotated, Final
 
-import msgspec
 import typer
 
 from keymill.config import Settings, load
 from keymill.ops.address import bootstrap_of
 from keymill.ops.credentials import BODIES, Kind, create_credential, existing, revoke_credential
-from keymill.ops.listing import print_listing
+from keymill.ops.listing import print_listing, print_result
 from keymill.ops.options import Bootstrap, Data, File, Json, KeyFileOption
 
 app = typer.Typer(help="Credentials of an organization.", no_args_is_help=True)
@@ -26,12 +25,14 @@ def create(
     data: Data = None,
     bootstrap: Bootstrap = None,
     key_file: KeyFileOption = None,
+    as_json: Json = False,
 ) -> None:
-    """Make a credential and print it, this once, as one line of JSON."""
+    """Make a credential and print it with its secret, which nothing shows again."""
     if kind is Kind.WIDEVINE_SIGNER and not name:
         raise typer.BadParameter("give --name, by which the packager names the signer")
     loaded = load(Settings, file=settings, data=data, bootstrap=bootstrap, key_file=key_file)
-    typer.echo(create_credential(bootstrap_of(loaded), loaded.keys_path, organization, kind, name).line())
+    made = create_credential(bootstrap_of(loaded), loaded.keys_path, organization, kind, name)
+    print_result(made.told(), as_json=as_json)
 
 
 @app.command("list")
@@ -67,8 +68,9 @@ def revoke(
     settings: File = None,
     data: Data = None,
     bootstrap: Bootstrap = None,
+    as_json: Json = False,
 ) -> None:
     """Revoke a credential for ever."""
     loaded = load(Settings, file=settings, data=data, bootstrap=bootstrap)
     fresh = revoke_credential(bootstrap_of(loaded), organization, credential, kind)
-    typer.echo(msgspec.json.encode({"credential": credential, "revoked": True, "changed": fresh}).decode())
+    print_result({"credential": credential, "revoked": True, "changed": fresh}, as_json=as_json)

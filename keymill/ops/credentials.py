@@ -61,10 +61,10 @@ class Created:
     kind: Kind
     secrets: dict[str, str] = field(repr=False)
 
-    def line(self) -> str:
-        """One line of JSON, to be shown once."""
+    def told(self) -> dict[str, str]:
+        """What is shown, once: the secrets with what they are for."""
         told = {"organization": self.organization, "credential": self.credential, "kind": self.kind.value}
-        return msgspec.json.encode(told | self.secrets).decode()
+        return told | self.secrets
 
 
 def create_organization(bootstrap: str, key_file: Path, organization: str, display_name: str = "") -> bool:

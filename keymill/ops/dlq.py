@@ -92,8 +92,7 @@ def redrive(
     """
     Send refused events again, as new events at new places in the log, and tell what becomes of each.
 
-    The letters stay: what was refused stays refused. Exit code 1 when an event was refused again, or when the plan
-    would send some; 3 when no processor came to them in time.
+    The letters stay: what was refused stays refused.
     """
     sources = tuple(coordinates_of(each) for each in coordinates or ())
     if not (sources or organization or asset or reason or since):

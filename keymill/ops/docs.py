@@ -1,4 +1,4 @@
-"""The generated pages of docs/: settings and topics, written from the classes that hold them."""
+"""The generated pages of docs/: settings, topics and commands, written from what holds them."""
 
 import sys
 from pathlib import Path
@@ -10,6 +10,7 @@ from pydantic_core import PydanticUndefined
 
 from keymill.config import PROGRAMS
 from keymill.config_sources import PREFIX, TABLES
+from keymill.ops.command_page import commands_page
 from keymill.upstream_settings import KINDS
 from schemas.topics import CATALOGUE, PARTITIONS, PARTITIONS_PRODUCTION
 
@@ -93,7 +94,7 @@ def topics_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES: Final = {"settings.md": settings_page, "topics.md": topics_page}
+PAGES: Final = {"settings.md": settings_page, "topics.md": topics_page, "commands.md": commands_page}
 
 
 def main(folder: Path = Path(_PAGES)) -> int:

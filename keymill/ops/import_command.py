@@ -55,8 +55,7 @@ def csv(
     Import keys: check the files, compare them with what is there, and send one event per asset.
 
     A key is wrapped under the intake KEK before it leaves this process. What is there already is passed over, so a
-    run that was killed is simply run again. Exit code 1 if there is something to send and --apply is not given, or
-    any row has a problem; nothing is sent then, but with --partial.
+    run that was killed is simply run again. When a row has a problem, nothing is sent, but with --partial.
     """
     loaded = load(ProcessorSettings, file=settings, data=data, bootstrap=bootstrap)
     brokers, began = bootstrap_of(loaded), time.monotonic()

@@ -1,9 +1,10 @@
-"""How commands print a listing: a table for people, an array of objects for programs."""
+"""How commands print what they found or did: for people a table or lines, for programs JSON."""
 
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.table import Column, Table
@@ -26,7 +27,26 @@ def print_listing(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, 
     console.print(table)
 
 
+def print_result(result: Mapping[str, Any], *, as_json: bool, text: str | None = None) -> None:
+    """Print one thing: as one line of JSON, else *text*, where there is none a line per member."""
+    if as_json:
+        print_json(result)
+    elif text is not None:
+        typer.echo(text)
+    else:
+        width = max(map(len, result))
+        for name, value in result.items():
+            typer.echo(f"{name:{width}}  {_cell(value)}")
+
+
+def print_json(value: Any) -> None:
+    """Print a value as one line of JSON."""
+    typer.echo(msgspec.json.encode(value).decode())
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict | list | tuple):
+        return msgspec.json.encode(value).decode()
     return "-" if value in (None, "") else str(value)

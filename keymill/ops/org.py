@@ -3,14 +3,13 @@
 from enum import StrEnum
 from typing import Annotated, Final
 
-import msgspec
 import typer
 
 from keymill.config import Settings, load
 from keymill.ops import access
 from keymill.ops.address import bootstrap_of
 from keymill.ops.credentials import create_organization, revoke_organization, set_organization
-from keymill.ops.listing import print_listing
+from keymill.ops.listing import print_listing, print_result
 from keymill.ops.options import Bootstrap, Data, File, Json, KeyFileOption
 from schemas.access import Credential, OrganizationCreated
 
@@ -35,11 +34,12 @@ def create(
     data: Data = None,
     bootstrap: Bootstrap = None,
     key_file: KeyFileOption = None,
+    as_json: Json = False,
 ) -> None:
     """Give an organization its roots, its KEK and its record. May be repeated."""
     loaded = load(Settings, file=settings, data=data, bootstrap=bootstrap, key_file=key_file)
     fresh = create_organization(bootstrap_of(loaded), loaded.keys_path, organization, name)
-    typer.echo(msgspec.json.encode({"organization": organization, "created": fresh}).decode())
+    print_result({"organization": organization, "created": fresh}, as_json=as_json)
 
 
 @app.command("set")
@@ -54,6 +54,7 @@ def set_(
     settings: File = None,
     data: Data = None,
     bootstrap: Bootstrap = None,
+    as_json: Json = False,
 ) -> None:
     """Change what holds for all licenses of an organization; what is not given stays as it is."""
     if entitlements is None and provider is None:
@@ -61,7 +62,7 @@ def set_(
     loaded = load(Settings, file=settings, data=data, bootstrap=bootstrap)
     required = None if entitlements is None else entitlements is Rule.REQUIRED
     body = set_organization(bootstrap_of(loaded), organization, entitlements_required=required, provider=provider)
-    typer.echo(msgspec.json.encode({"organization": organization} | _rules(body)).decode())
+    print_result({"organization": organization} | _rules(body), as_json=as_json)
 
 
 @app.command("list")
@@ -76,19 +77,23 @@ def list_(settings: File = None, data: Data = None, bootstrap: Bootstrap = None,
 
 
 @app.command("revoke")
-def revoke(organization: Name, settings: File = None, data: Data = None, bootstrap: Bootstrap = None) -> None:
+def revoke(
+    organization: Name, settings: File = None, data: Data = None, bootstrap: Bootstrap = None, as_json: Json = False
+) -> None:
     """Refuse an organization's licenses and requests until it is restored; nothing of it is deleted."""
     loaded = load(Settings, file=settings, data=data, bootstrap=bootstrap)
     fresh = revoke_organization(bootstrap_of(loaded), organization)
-    typer.echo(msgspec.json.encode({"organization": organization, "revoked": True, "changed": fresh}).decode())
+    print_result({"organization": organization, "revoked": True, "changed": fresh}, as_json=as_json)
 
 
 @app.command("restore")
-def restore(organization: Name, settings: File = None, data: Data = None, bootstrap: Bootstrap = None) -> None:
+def restore(
+    organization: Name, settings: File = None, data: Data = None, bootstrap: Bootstrap = None, as_json: Json = False
+) -> None:
     """Take a revocation back."""
     loaded = load(Settings, file=settings, data=data, bootstrap=bootstrap)
     fresh = revoke_organization(bootstrap_of(loaded), organization, revoked=False)
-    typer.echo(msgspec.json.encode({"organization": organization, "revoked": False, "changed": fresh}).decode())
+    print_result({"organization": organization, "revoked": False, "changed": fresh}, as_json=as_json)
 
 
 def _display_name(record: Credential) -> str:

@@ -13,15 +13,14 @@ from keymill.gateway.policy_answers import summary
 from keymill.ops import policies
 from keymill.ops.address import bootstrap_of
 from keymill.ops.credential import Organization
-from keymill.ops.listing import print_listing
+from keymill.ops.listing import print_json, print_listing, print_result
 from keymill.ops.options import Bootstrap, Data, File, Json
 from keymill.ops.results import WAIT_S
 from schemas.events import PolicyCreated, PolicyUpdated
 from schemas.records import PolicyRecord, PolicyState
 
-EXIT_CODES = "Exit codes: 0 done, 1 refused or no such policy, 2 usage or document, 3 no broker or processor answers."
 COLUMNS: Final = ("policy_id", "version", "state", "name", "created", "changed")
-app = typer.Typer(help=f"Policies. {EXIT_CODES}", no_args_is_help=True)
+app = typer.Typer(help="Policies.", no_args_is_help=True)
 PolicyId = Annotated[int, typer.Argument(min=0, help="its id; 0 is the default policy")]
 Format = Annotated[str, typer.Option("--format", help="native, azure-widevine or naver")]
 Wait = Annotated[float, typer.Option("--wait", min=0, help="seconds that the processor may take")]
@@ -54,12 +53,7 @@ def show(
 ) -> None:
     """Show a policy with its content, in keymill's own words."""
     record = policies.policy(_brokers(settings, data, bootstrap), organization, policy_id)
-    told = _summary(record) | {"policy": native.plain(record.policy)}
-    if as_json:
-        _print(told)
-        return
-    for name, value in told.items():
-        typer.echo(f"{name:10} {value if isinstance(value, str | int) else msgspec.json.encode(value).decode()}")
+    print_result(_summary(record) | {"policy": native.plain(record.policy)}, as_json=as_json)
 
 
 @app.command("import")
@@ -78,8 +72,9 @@ def import_(
     settings: File = None,
     data: Data = None,
     bootstrap: Bootstrap = None,
+    as_json: Json = False,
 ) -> None:
-    """Make a policy of a document, and print id, version and warnings as one line of JSON."""
+    """Make a policy of a document, and print its id and version; what the format cannot say is a warning."""
     imported = format_of(format_name).read(document.read())
     brokers, given = _brokers(settings, data, bootstrap), name or imported.name
     if policy_id is None:
@@ -90,7 +85,8 @@ def import_(
     record = policies.change(brokers, organization, body, idempotency_key, wait_s=wait)
     for warning in imported.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    _print({"policy_id": record.policy_id, "version": record.version, "warnings": imported.warnings})
+    told = {"policy_id": record.policy_id, "version": record.version}
+    print_result(told | {"warnings": imported.warnings} if as_json else told, as_json=as_json)
 
 
 @app.command("export")
@@ -101,11 +97,20 @@ def export(
     settings: File = None,
     data: Data = None,
     bootstrap: Bootstrap = None,
+    as_json: Json = False,
 ) -> None:
-    """Print a policy as a document; refused, naming the member, where the format cannot hold it."""
+    """
+    Print a policy as a document; refused, naming the member, where the format cannot hold it.
+
+    With --json the document stands in an object beside the policy's id and version.
+    """
     record = policies.policy(_brokers(settings, data, bootstrap), organization, policy_id)
     document = export_policy(format_name, record.policy, record.name)
-    typer.echo(document, nl=False)
+    if as_json:
+        told = {"policy_id": policy_id, "version": record.version, "format": format_name}
+        print_json(told | {"document": msgspec.json.decode(document)})
+    else:
+        typer.echo(document, nl=False)
 
 
 @app.command("assign")
@@ -117,10 +122,12 @@ def assign(
     settings: File = None,
     data: Data = None,
     bootstrap: Bootstrap = None,
+    as_json: Json = False,
 ) -> None:
     """Give an asset another policy. Its next license is given under it."""
     record = policies.assign(_brokers(settings, data, bootstrap), organization, asset, policy_id, wait_s=wait)
-    _print({"organization": organization, "asset": asset, "policy_id": record.policy_id})
+    told = {"organization": organization, "asset": asset, "policy_id": record.policy_id}
+    print_result(told, as_json=as_json)
 
 
 def _brokers(settings: Path | None, data: Path | None, bootstrap: str | None) -> str:
@@ -130,7 +137,3 @@ def _brokers(settings: Path | None, data: Path | None, bootstrap: str | None) ->
 def _summary(record: PolicyRecord) -> dict[str, Any]:
     told: dict[str, Any] = msgspec.to_builtins(summary(record))
     return told
-
-
-def _print(value: Any) -> None:
-    typer.echo(msgspec.json.encode(value).decode())

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
@@ -29,6 +29,8 @@ Key = Annotated[Path | None, typer.Option("--tls-key", help="PEM private key")]
 BehindTls = Annotated[bool | None, typer.Option("--behind-tls-proxy", help="a TLS proxy stands in front")]
 Parent = Annotated[int | None, typer.Option("--parent", hidden=True)]
 T = TypeVar("T", bound=Settings)
+NAMES: Final = ("up", "processor", "gateway", "proxy", "connect")
+"""They have no `--json`: on stdout each says where it answers, in JSON, and nothing else."""
 
 log = telemetry.logger("ops.programs")
 

@@ -52,9 +52,8 @@ def keys(
     """
     Fill the key topic from asset events, claims and roots; create it first if it is gone, adopt it when it is whole.
 
-    The processors must be stopped; proxies serve what they hold, and read the new topic once it is adopted. Exit code
-    1 if there is something to write and --apply is not given, or the topic contradicts its events; 3 if a processor
-    is at work. Killed, it is run again: it writes what is still missing.
+    The processors must be stopped; proxies serve what they hold, and read the new topic once it is adopted. Killed,
+    it is run again: it writes what is still missing.
     """
     loaded = load(ProcessorSettings, file=settings, data=data, bootstrap=bootstrap)
     return _rebuild(loaded, source.ASSETS, _fill(fill_keys, from_archive, loaded), apply, wait_s, as_json)
@@ -107,7 +106,7 @@ def archive(
     """
     Fill the SQL archive from what the topics hold: one that was dropped, or one that lags.
 
-    May run beside `keymill connect sql-archive`. Exit code 1 if there is something to archive and --apply is not given.
+    May run beside `keymill connect sql-archive`.
     """
     from keymill.ops.rebuild_archive import rebuild_archive, show_archive  # SQLAlchemy takes a third of a second
 

@@ -58,8 +58,7 @@ def replay(
     """
     Derive again what events and policy changes call for and compare it with keys and policies. Never changes a key.
 
-    From a later time or offset on, the state before is taken from the records that are held. Exit code 1 when anything
-    is missing, different or unexpected, or would be written without --apply; each difference is listed.
+    From a later time or offset on, the state before is taken from the records that are held. Each difference is listed.
     """
     if sum(map(bool, (repair, simulate, into))) > 1:
         raise InvalidRecord("give one of --repair, --simulate and --into", field="mode")

@@ -50,7 +50,6 @@ def restore(
     Give back what is missing: keys to the key file, topics with their generations, the newest records.
 
     Keys are only added; a key that is another in the backup is a contradiction, and then nothing is written at all.
-    Exit code 1 if there is something to do and --apply is not given, or a contradiction.
     """
     from keymill.ops.backup_file import read_backup
     from keymill.ops.recipients import read_identity

@@ -45,8 +45,7 @@ def rotate_kek(
     """
     Announce a KEK, wait until every program holds it, wrap all keys and credentials under it, retire the one before.
 
-    A run that ended early is continued by the next one. Exit code 1 when steps are left: in a plan, or because one
-    waits for a program that is named.
+    A run that ended early is continued by the next one.
     """
     loaded = load(ProcessorSettings, file=settings, data=data, bootstrap=bootstrap, key_file=key_file)
     if intake:

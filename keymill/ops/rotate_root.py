@@ -31,7 +31,7 @@ def rotate_root(
     """
     Announce a root version, from which the key versions that begin after its time derive; existing ones never change.
 
-    At least one hour ahead: every processor must know it when the first event comes. Exit code 1 without --apply.
+    At least one hour ahead: every processor must know it when the first event comes.
     """
     path = load(Settings, file=settings, data=data, key_file=key_file).keys_path
     now = time.time_ns() // 1_000_000

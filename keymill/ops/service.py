@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated, Final
 
-import msgspec
 import typer
 
 from keymill.config import Settings, load
@@ -12,7 +11,7 @@ from keymill.errors import Misconfigured
 from keymill.ops import access
 from keymill.ops.address import bootstrap_of
 from keymill.ops.credentials import existing
-from keymill.ops.listing import print_listing
+from keymill.ops.listing import print_listing, print_result
 from keymill.ops.options import Bootstrap, Data, File, Json
 from schemas.access import Service
 from schemas.policy import Policy
@@ -35,6 +34,7 @@ def set_(
     settings: File = None,
     data: Data = None,
     bootstrap: Bootstrap = None,
+    as_json: Json = False,
 ) -> None:
     """Set a service configuration, all of it; proxies know within a second."""
     brokers = bootstrap_of(load(Settings, file=settings, data=data, bootstrap=bootstrap))
@@ -50,7 +50,7 @@ def set_(
     existing(brokers, organization)
     if access.service(brokers, organization, name, version) != wanted:
         access.publish(brokers, [wanted])
-    typer.echo(msgspec.json.encode(told(wanted)).decode())
+    print_result(told(wanted), as_json=as_json)
 
 
 @app.command("list")

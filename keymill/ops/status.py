@@ -39,8 +39,7 @@ def status(
     """
     Show how everything stands: brokers, topics, processors' lag, every program, KEK epochs, the last audit.
 
-    Exit code 0 when all is well, 1 when something needs attention, which is said with its section of docs/runbook.md,
-    3 when no broker answers. --watch ends with the code of its last look.
+    What needs attention is said with its section of docs/runbook.md. --watch ends with the exit code of its last look.
     """
     given = load(ProcessorSettings, file=settings, data=data, bootstrap=bootstrap)
     limits = Limits(lag=max_lag, silent_s=silent_after)

@@ -15,7 +15,7 @@ from keymill.errors import Conflict, Misconfigured, UnknownKey
 from keymill.ops import access
 from keymill.ops.address import bootstrap_of
 from keymill.ops.credentials import existing
-from keymill.ops.listing import print_listing
+from keymill.ops.listing import print_listing, print_result
 from keymill.ops.options import Bootstrap, Data, File, Json
 from keymill.ops.token_keys import PublicKey, algorithm_of, key_id_of, pem_of, read_public_key, signing_key
 from schemas import ids
@@ -46,6 +46,7 @@ def issue(
     ip: Annotated[str | None, typer.Option("--ip", help="address it may be used from")] = None,
     settings: File = None,
     data: Data = None,
+    as_json: Json = False,
 ) -> None:
     """Print a player token on stdout, alone on its line."""
     if asset is None and product is None:
@@ -72,7 +73,8 @@ def issue(
         raise Misconfigured(f"{path} is missing: `keymill up` makes it, or sign tokens with a key of your own")
     named = {name: value for name, value in claims.items() if value is not None}
     headers = {"kid": key_id_of(key.public_key())}
-    typer.echo(jwt.encode(named, key, algorithm=algorithm_of(key.public_key()), headers=headers))
+    signed = jwt.encode(named, key, algorithm=algorithm_of(key.public_key()), headers=headers)
+    print_result({"token": signed, "key_id": headers["kid"], "claims": named}, text=signed, as_json=as_json)
 
 
 @token_key.command("add")
@@ -83,6 +85,7 @@ def add(
     settings: File = None,
     data: Data = None,
     bootstrap: Bootstrap = None,
+    as_json: Json = False,
 ) -> None:
     """Let a key verify the organization's tokens; prints its id, which goes into the tokens' `kid` header."""
     record = credential_of(organization, read_public_key(public), label=label, created=_now_ms())
@@ -92,7 +95,7 @@ def add(
         raise Conflict(f"key {record.credential} was retired: make another one", field="public")
     if held is None:
         access.publish(brokers, [record])
-    typer.echo(record.credential)
+    print_result({"id": record.credential, "changed": held is None}, text=record.credential, as_json=as_json)
 
 
 @token_key.command("list")
@@ -127,6 +130,7 @@ def retire(
     settings: File = None,
     data: Data = None,
     bootstrap: Bootstrap = None,
+    as_json: Json = False,
 ) -> None:
     """Take a key out of use: from now on its tokens are refused."""
     brokers = bootstrap_of(load(Settings, file=settings, data=data, bootstrap=bootstrap))
@@ -135,7 +139,7 @@ def retire(
         raise UnknownKey(f"{organization} has no token key {key_id}: see `keymill token-key list`")
     if not record.revoked:
         access.publish(brokers, [msgspec.structs.replace(record, revoked=True)])
-    typer.echo(key_id)
+    print_result({"id": key_id, "retired": True, "changed": not record.revoked}, text=key_id, as_json=as_json)
 
 
 def ensure_token_key(data: Path, bootstrap: str, organization: str) -> str:

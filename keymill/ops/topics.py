@@ -58,7 +58,7 @@ def check_command(
     replicas: Replicas = None,
     as_json: Json = False,
 ) -> int:
-    """Compare every topic with the catalogue and its adoption; exit code 1 if anything differs."""
+    """Compare every topic with the catalogue and its adoption."""
     from keymill.kafka.admin import check_topics
 
     brokers = bootstrap_of(load(Settings, file=settings, data=data, bootstrap=bootstrap))
@@ -96,7 +96,7 @@ def adopt_command(
     Take over topics that were created again: their ids are recorded with one generation more.
 
     Do this when the loss of the former topic is understood: offsets start over, and programs refuse the topic until
-    then. Exit code 1 if there is something to adopt and --apply is not given.
+    then.
     """
     from keymill.kafka.admin import adopt, plan_adoption
 

@@ -190,19 +190,23 @@ def test_organizations_are_listed(rig: Rig) -> None:
 def test_credentials_are_made_listed_and_revoked(rig: Rig) -> None:
     """Each by its kind, which revoking may insist on; secrets are shown once, when they are made."""
     where = ("--organization", "other", "--bootstrap", rig.bootstrap)
+    secrets = {"api-key": "api_key", "ncp": "ncp_secret_key", "widevine-signer": "widevine_key_hex"}
     for kind, name in (("api-key", "cms"), ("ncp", "portal"), ("widevine-signer", "packager")):
-        made = keymill("credential", "create", "--kind", kind, "--name", name, "--data", rig.data, *where)
-        assert (0, kind) == (made.returncode, json.loads(made.stdout)["kind"]), made.stderr
+        made = told("credential", "create", "--kind", kind, "--name", name, "--data", rig.data, *where)
+        assert ("other", kind, True) == (made["organization"], made["kind"], len(made[secrets[kind]]) >= 32)
+    shown = keymill("credential", "create", "--kind", "api-key", "--data", rig.data, *where).stdout.splitlines()
+    assert ["organization", "credential", "kind", "api_key"] == [line.split()[0] for line in shown]
+    assert 0 == keymill("credential", "revoke", shown[1].split()[1], *where).returncode
     listed = told("credential", "list", *where)
     assert {"api-key": "cms", "ncp": "portal", "widevine-signer": "packager"} == {
-        row["kind"]: row["label"] for row in listed
+        row["kind"]: row["label"] for row in listed if not row["revoked"]
     }
     signer = {"credential": "packager", "kind": "widevine-signer", "label": "packager", "revoked": False}
     assert [signer] == told("credential", "list", "--kind", "widevine-signer", *where)
     guarded = keymill("credential", "revoke", "packager", "--kind", "api-key", *where)
     assert (1, "", True) == (guarded.returncode, guarded.stdout, "is no api-key" in guarded.stderr)
     for changed in (True, False):
-        done = keymill("credential", "revoke", "packager", "--kind", "widevine-signer", *where)
+        done = keymill("credential", "revoke", "packager", "--kind", "widevine-signer", *where, "--json")
         expected = {"credential": "packager", "revoked": True, "changed": changed}
         assert (0, expected) == (done.returncode, json.loads(done.stdout)), done.stderr
     table = keymill("credential", "list", "--kind", "widevine-signer", *where).stdout.splitlines()
@@ -222,11 +226,15 @@ def test_token_keys_are_listed(rig: Rig, tmp_path: Path) -> None:
     public.write_text(pem_of(Ed25519PrivateKey.generate().public_key()))
     added = keymill("token-key", "add", "--public", public, "--label", "portal", *where)
     assert 0 == added.returncode, added.stderr
+    assert {"id": added.stdout.strip(), "changed": False} == told("token-key", "add", "--public", public, *where)
     (row,) = told("token-key", "list", *where)
     assert (added.stdout.strip(), "EdDSA", "portal", False) == tuple(
         row[name] for name in ("id", "algorithm", "label", "retired")
     )
-    assert 0 == keymill("token-key", "retire", row["id"], *where).returncode
+    for changed in (True, False):
+        retired = {"id": row["id"], "retired": True, "changed": changed}
+        assert retired == told("token-key", "retire", row["id"], *where)
+    assert f"{row['id']}\n" == keymill("token-key", "retire", row["id"], *where).stdout
     table = keymill("token-key", "list", *where).stdout.splitlines()
     assert [row["id"], "EdDSA", "portal", "yes"] == table[1].split()
     assert row["id"] not in {each["credential"] for each in told("credential", "list", *where)}

@@ -146,9 +146,11 @@ def test_an_organization_is_revoked_and_restored(bootstrap: str) -> None:
     before = existing(bootstrap, "globex")["self"]
     for command, revoked in (("revoke", True), ("restore", False)):
         for changed in (True, False):
-            told = json.loads(cli(bootstrap, "org", command, "globex"))
+            told = json.loads(cli(bootstrap, "org", command, "globex", "--json"))
             assert {"organization": "globex", "revoked": revoked, "changed": changed} == told
             assert msgspec.structs.replace(before, revoked=revoked) == existing(bootstrap, "globex")["self"]
+    lines = cli(bootstrap, "org", "restore", "globex").splitlines()
+    assert [["organization", "globex"], ["revoked", "no"], ["changed", "no"]] == [line.split() for line in lines]
 
 
 def test_service_configurations_are_set_whole_and_listed(bootstrap: str, tmp_path: Path) -> None:
@@ -162,9 +164,10 @@ def test_service_configurations_are_set_whole_and_listed(bootstrap: str, tmp_pat
         limits=Policy(license_duration_s=3600, allowed_tracks=("SD", "AUDIO")),
     )  # fmt: skip
     assert wanted == access.service(bootstrap, "globex", "tv", "1.0")
-    cli(bootstrap, "service", "set", "tv", "2.0", *own, "--drm", "clearkey")
+    clearkey = json.loads(cli(bootstrap, "service", "set", "tv", "2.0", *own, "--drm", "clearkey", "--json"))
     cli(bootstrap, "service", "set", "tv", "1.0", *own, "--drm", "fairplay", "--retired")
     lines = json.loads(cli(bootstrap, "service", "list", *own, "--json"))
+    assert clearkey == lines[1]
     assert [("tv", "1.0", "fairplay", None, True, None), ("tv", "2.0", "clearkey", None, False, None)] == [
         tuple(line.values()) for line in lines
     ]

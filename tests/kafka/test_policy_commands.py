@@ -46,23 +46,26 @@ def test_a_template_is_imported_shown_and_exported(rig: Rig, tmp_path: Path) -> 
     """From a file or stdin; the export is the import; list and show agree with the API."""
     text = json.dumps(EVERYTHING, indent=1).encode()
     (tmp_path / "gold.json").write_bytes(text)
-    made = told(policy(rig, "import", "--format", "azure-widevine", str(tmp_path / "gold.json")))
+    made = told(policy(rig, "import", "--format", "azure-widevine", str(tmp_path / "gold.json"), "--json"))
     assert made == {"policy_id": made["policy_id"], "version": 1, "warnings": []}
     number = str(made["policy_id"])
     assert policy(rig, "export", number, "--format", "azure-widevine").stdout == text
     assert json.loads(policy(rig, "export", number).stdout)["can_renew"] is True
+    assert told(policy(rig, "export", number, "--format", "azure-widevine", "--json")) == {
+        "policy_id": made["policy_id"], "version": 1, "format": "azure-widevine", "document": EVERYTHING,
+    }  # fmt: skip
     shown = told(policy(rig, "show", number, "--json"))
     eventually(lambda: rig.client.get(f"{POLICIES}/{number}").status_code == 200, 2)
     assert shown["policy"] == rig.client.get(f"{POLICIES}/{number}").json()["policy"]
     assert (shown["name"], shown["state"], shown["version"]) == ("gold", "READY", 1)
     assert "can_renew" in policy(rig, "show", number).stdout.decode()
-    warned = policy(rig, "import", "-", "--format", "azure-widevine", stdin=b'{"policy_overrides": {}}')
+    warned = policy(rig, "import", "-", "--format", "azure-widevine", "--json", stdin=b'{"policy_overrides": {}}')
     assert b"warning: policy_overrides has no can_play" in warned.stderr and len(told(warned)["warnings"]) == 1
 
 
 def test_import_replaces_and_repeats(rig: Rig) -> None:
     """--policy-id makes the next version, --idempotency-key makes a repeat harmless, also towards the API."""
-    key = ("--idempotency-key", "nightly")
+    key = ("--idempotency-key", "nightly", "--json")
     first = told(policy(rig, "import", "-", "--name", "night", *key, stdin=b'{"can_play": true}'))
     assert told(policy(rig, "import", "-", "--name", "night", *key, stdin=b'{"can_play": true}')) == first
     again = rig.client.post(
@@ -72,7 +75,7 @@ def test_import_replaces_and_repeats(rig: Rig) -> None:
     other = policy(rig, "import", "-", *key, stdin=b'{"can_play": false}')
     assert other.returncode == 1 and b"was used with another content" in other.stderr
     number = str(first["policy_id"])
-    second = told(policy(rig, "import", "-", "--policy-id", number, stdin=b'{"can_play": false}'))
+    second = told(policy(rig, "import", "-", "--policy-id", number, "--json", stdin=b'{"can_play": false}'))
     assert (second["policy_id"], second["version"]) == (first["policy_id"], 2)
     assert told(policy(rig, "show", number, "--json"))["name"] == "night"
 
@@ -97,11 +100,15 @@ def test_assign_checks_and_waits(rig: Rig) -> None:
     wide, narrow, gone = rig.make_policy(), rig.make_policy({"can_play": True, "tracks": [{"label": "SD"}]}), 9999
     deleted = rig.make_policy()
     rig.client.delete(f"{POLICIES}/{deleted}")
-    assert told(policy(rig, "assign", str(wide), "--asset", "film")) == {
+    assert told(policy(rig, "assign", str(wide), "--asset", "film", "--json")) == {
         "organization": ORGANIZATION,
         "asset": "film",
         "policy_id": wide,
     }
+    lines = policy(rig, "assign", str(wide), "--asset", "film").stdout.decode().splitlines()
+    assert [line.split() for line in lines] == [
+        ["organization", ORGANIZATION], ["asset", "film"], ["policy_id", str(wide)]
+    ]  # fmt: skip
     eventually(lambda: rig.get("film").json()["policy"]["id"] == wide, 2)
     for number, asset, said in (
         (narrow, "film", b"HD missing"),
@@ -141,7 +148,7 @@ def test_export_names_what_a_format_cannot_hold(rig: Rig) -> None:
 
 def test_without_a_processor_the_exit_code_is_3(rig: Rig) -> None:
     """The change stays in the log; the message says so, and a repeat with the same key finds its policy."""
-    key = ("--idempotency-key", "patient")
+    key = ("--idempotency-key", "patient", "--json")
     with paused(rig.processor):
         done = policy(rig, "import", "-", *key, "--wait", "1", stdin=b'{"can_play": true}')
     assert done.returncode == 3 and b"does a processor run?" in done.stderr
@@ -158,12 +165,12 @@ def test_org_set(rig: Rig) -> None:
 
     before = body()
     assert (before.entitlements_required, before.provider) == (False, None)
-    done = run(rig, "org", "set", ORGANIZATION, "--entitlements", "required")
+    done = run(rig, "org", "set", ORGANIZATION, "--entitlements", "required", "--json")
     assert told(done) == {"organization": ORGANIZATION, "entitlements": "required", "provider": None}
-    assert told(run(rig, "org", "set", ORGANIZATION, "--provider", "acme_tv"))["entitlements"] == "required"
+    assert told(run(rig, "org", "set", ORGANIZATION, "--provider", "acme_tv", "--json"))["entitlements"] == "required"
     assert (body().entitlements_required, body().provider) == (True, "acme_tv")
     assert body().display_name == before.display_name
-    told(run(rig, "org", "set", ORGANIZATION, "--entitlements", "optional", "--provider", ""))
+    told(run(rig, "org", "set", ORGANIZATION, "--entitlements", "optional", "--provider", "", "--json"))
     assert body() == before
     listed = told(run(rig, "org", "list", "--json"))
     assert {each["organization"]: each["entitlements"] for each in listed} == {

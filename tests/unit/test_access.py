@@ -1,7 +1,6 @@
 """Organizations, credentials and services before they reach a broker: what is written, and what is kept secret."""
 
 import base64
-import json
 import stat
 from pathlib import Path
 
@@ -85,12 +84,11 @@ def test_a_signer_has_a_name(name: str) -> None:
 
 
 def test_a_credential_is_shown_once_and_in_no_log() -> None:
-    """`line()` is for stdout; the repr, which an error or a log may hold, is not."""
+    """`told()` is for stdout; the repr, which an error or a log may hold, is not."""
     created = Created(organization="demo", credential="c-1", kind=Kind.API_KEY, secrets={"api_key": "5ecret"})
     assert "5ecret" not in repr(created)
     expected = {"organization": "demo", "credential": "c-1", "kind": "api-key", "api_key": "5ecret"}
-    assert expected == json.loads(created.line())
-    assert "\n" not in created.line()
+    assert expected == created.told()
 
 
 def test_records_stand_where_every_reader_looks() -> None:

@@ -4,17 +4,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 
 from keymill.config import Settings
+from keymill.ops import cli
 from keymill.ops.address import FILE, bootstrap_of, write_address
-from keymill.ops.cli import app
+from keymill.ops.command_page import every_command
 from tests.golden.backup import PEOPLE
 
 NOBODY = "127.0.0.1:1"
@@ -130,14 +129,6 @@ def test_a_mistake_in_the_arguments_is_exit_code_2(tmp_path: Path, arguments: Se
     assert word in done.stderr and "Traceback" not in done.stderr
 
 
-def every_command(group: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            yield from every_command(command, *path, name)
-        else:
-            yield (*path, name), command
-
-
 def test_a_backup_that_exists_is_seen_before_anything_is_read(tmp_path: Path) -> None:
     """Without brokers too; `keymill backup FILE` is `keymill backup save FILE`."""
     file = tmp_path / "keys.backup"
@@ -150,10 +141,10 @@ def test_a_backup_that_exists_is_seen_before_anything_is_read(tmp_path: Path) ->
 
 def test_every_command_takes_the_settings_file() -> None:
     """Named by the option or by the variable; and every one that asks brokers finds them in a data folder."""
-    found = dict(every_command(typer.main.get_command(app)))
+    found = dict(every_command(cli.command))
     assert len(found) > 15
-    for path, command in found.items():
-        options = {option: parameter for parameter in command.params for option in parameter.opts}
+    for path, each in found.items():
+        options = {option: parameter for parameter in each.params for option in parameter.opts}
         assert "KEYMILL_SETTINGS" == options["--settings"].envvar, path
         assert "--bootstrap" not in options or "--data" in options, path
 

@@ -174,6 +174,8 @@ def test_organizations_are_listed(rig: Rig) -> None:
     names = (ORGANIZATION, "other")
     expected = [{"organization": name, "name": name, "revoked": False} | rules for name in names]
     assert expected == told("org", "list", "--bootstrap", rig.bootstrap)
+    again = told("org", "create", "other", "--data", rig.data, "--bootstrap", rig.bootstrap)
+    assert {"organization": "other", "created": False} == again
     write_address(rig.data, {"kafka": rig.bootstrap})
     try:
         shown = [line.split() for line in keymill("org", "list", "--data", rig.data).stdout.splitlines()]

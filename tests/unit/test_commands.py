@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import jwt
 import pytest
 
 from keymill.config import Settings
 from keymill.ops import cli
 from keymill.ops.address import FILE, bootstrap_of, write_address
 from keymill.ops.command_page import every_command
+from keymill.ops.token_keys import signing_key
 from tests.golden.backup import PEOPLE
 
 NOBODY = "127.0.0.1:1"
@@ -157,6 +159,18 @@ def test_the_settings_file_is_read(tmp_path: Path) -> None:
     assert (2, True) == (done.returncode, str(tmp_path / "token-keys" / "demo.pem") in done.stderr)
     done = keymill("replay", KEYMILL_SETTINGS=str(file))
     assert (3, True) == (done.returncode, NOBODY in done.stderr)
+
+
+def test_a_token_is_issued_for_people_and_for_programs(tmp_path: Path) -> None:
+    """Alone on its line, or in JSON beside what it says and the key that verifies it."""
+    _, key = signing_key(tmp_path, "demo", make=True)
+    assert key is not None
+    issue = ("token", "issue", "--organization", "demo", "--asset", "film", "--single-use", "--data", tmp_path)
+    told = json.loads(keymill(*issue, "--json").stdout)
+    for token in (keymill(*issue).stdout.removesuffix("\n"), told["token"]):
+        assert "film" == jwt.decode(token, key.public_key(), algorithms=["EdDSA"])["asset"]
+    assert told["claims"] == jwt.decode(told["token"], key.public_key(), algorithms=["EdDSA"])
+    assert told["key_id"] == jwt.get_unverified_header(told["token"])["kid"]
 
 
 def test_the_address_file_is_replaced_whole(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ FULL = {
     "bootstrap": ["--records", "1000000"],
     "licenses": [],
     "replay": ["--assets", "40000"],
+    "recovery": ["--assets", "200000"],
 }
 QUICK = {
     "processor": ["--events", "5000"],
@@ -28,6 +29,7 @@ QUICK = {
     "bootstrap": ["--records", "50000"],
     "licenses": ["--seconds", "2"],
     "replay": ["--assets", "5000"],
+    "recovery": ["--assets", "5000"],
 }
 
 

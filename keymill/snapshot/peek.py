@@ -147,6 +147,6 @@ def asset_peek(value: bytes, names: bytes) -> AssetPeek | None:
 
 def _number(groups: bytes) -> int:
     zigzag = 0
-    for place, group in enumerate(groups):
-        zigzag |= (group & 0x7F) << (7 * place)
+    for group in reversed(groups):
+        zigzag = zigzag << 7 | group & 0x7F
     return zigzag >> 1 ^ -(zigzag & 1)

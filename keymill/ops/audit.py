@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 from rich.console import Console
 
@@ -17,6 +16,7 @@ from keymill.ops.address import bootstrap_of
 from keymill.ops.audit_following import Schedule, follow
 from keymill.ops.audit_pass import Wanted, audit_once
 from keymill.ops.auditing import Audit
+from keymill.ops.listing import print_json
 from keymill.ops.options import Bootstrap, Data, File, Json
 from schemas import topics
 from schemas.codec import encode
@@ -97,7 +97,7 @@ def _tell_status(bootstrap: str, found: Audit, began: float) -> None:
 
 def _show(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(msgspec.json.encode(result).decode())
+        print_json(result)
         return
     for each in result["differences"]:
         typer.echo(f"{each['kind']}: {each['record_key']}: {each['detail']}")

@@ -4,12 +4,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-import msgspec
 import typer
 from typer.core import TyperGroup
 
 from keymill.config import Settings, load
 from keymill.ops.address import bootstrap_of
+from keymill.ops.listing import print_json, print_result
 from keymill.ops.options import Bootstrap, Data, File, Json, KeyFileOption
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def recipient_command(
     load(Settings, file=settings)
     identity = make_identity(file)
     told = {"recipient": identity.recipient, "identity": str(file)}
-    typer.echo(msgspec.json.encode(told).decode() if as_json else identity.recipient)
+    print_result(told, text=identity.recipient, as_json=as_json)
 
 
 def opened(sealed: Any, identities: list[Any]) -> "tuple[Saved, Any]":
@@ -135,7 +135,7 @@ def opened(sealed: Any, identities: list[Any]) -> "tuple[Saved, Any]":
 
 def _tell(header: "Header", line: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(msgspec.json.encode({**line, "header": header}).decode())
+        print_json({**line, "header": header})
         return
     made = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(header.created / 1000))
     typer.echo(f"{line['file']}: made {made} UTC by keymill {header.keymill}")

@@ -25,12 +25,12 @@ What many take:
 | `--bootstrap HOST:PORT` | Kafka brokers, as many as there are, with commas |
 | `--key-file FILE` | key file; `keys.json` in the data folder if absent |
 | `--apply` | do it; without it the plan is shown, and nothing is written |
-| `--json` | print the result as JSON, one document, alone on stdout |
+| `--json` | print the result as one line of JSON, alone on stdout |
 
 Without `--json` stdout has text for people, which may change. Progress, warnings and errors go to stderr in either
-case; a command that fails says why there, on one line, and nothing on stdout (`explain` alone tells what the local view
-holds). Brokers that do not answer are waited for ten seconds. `status --watch --json` and `audit --follow --json` print
-a line each time.
+case; a command that fails says why there, on one line, and nothing on stdout (`explain` tells what the local view
+holds, `replay --simulate` what it has found). Brokers that do not answer are waited for ten seconds.
+`status --watch --json` and `audit --follow --json` print a line each time.
 
 {programs}
 run until they are stopped and have no `--json`: their log is JSON lines on stderr, and on stdout stands one line of

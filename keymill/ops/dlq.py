@@ -12,7 +12,7 @@ from keymill.kafka.scan import headers_of
 from keymill.ops.changes import Plan, application
 from keymill.ops.letter_log import LetterLog
 from keymill.ops.letters import REDRIVE_OF, Letter, Wanted, coordinates_of, masked, row_of
-from keymill.ops.listing import print_listing
+from keymill.ops.listing import print_json, print_listing
 from keymill.ops.moment import Since, epoch_ms_of, shown
 from keymill.ops.options import Bootstrap, Data, File, Json
 from keymill.ops.redriving import Redrive, apply, await_outcomes, decide
@@ -65,7 +65,7 @@ def show(
             raise UnknownKey(f"no dead letter is about {source}: `keymill dlq list` has all", field="coordinates")
         told = [_told(log, letter) for letter in letters]
     if as_json:
-        typer.echo(msgspec.json.encode(told[-1]).decode())
+        print_json(told[-1])
         return 0
     for each in told:
         for name, value in each.items():

@@ -18,6 +18,7 @@ from keymill.ops.explaining import complete, with_audit, with_claims, with_event
 from keymill.ops.lineage import Answered, AssetLineage, EventTold, KeyLineage, RequestLineage
 from keymill.ops.lineage_log import Log
 from keymill.ops.lineage_view import asset_lineages, key_lineages, kid_of, organizations_of, view_of
+from keymill.ops.listing import print_json
 from keymill.ops.moment import Since, epoch_ms_of, shown
 from keymill.ops.options import Bootstrap, File, Json
 from keymill.ops.show_lineage import show
@@ -73,7 +74,7 @@ def explain(
     )
     lineage, code = _explained(asked, loaded)
     if as_json:
-        typer.echo(msgspec.json.encode(lineage).decode())
+        print_json(lineage)
     else:
         show(lineage)
     return code

@@ -5,7 +5,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from keymill.config import ProcessorSettings, load
@@ -20,6 +19,7 @@ from keymill.ops.changes import Changes, Plan, application
 from keymill.ops.claimed import winners_of
 from keymill.ops.importing import read_rows
 from keymill.ops.importing_plan import Intake, Library, Present, Sealed, events_of, summary
+from keymill.ops.listing import print_json
 from keymill.ops.options import Bootstrap, Data, File, Json
 from keymill.ops.progress import Advance
 from schemas import topics
@@ -128,7 +128,7 @@ def _send(organization: str, lacking: dict[str, list[Sealed]], changes: Changes)
 
 def _show(outcome: dict[str, object], as_json: bool) -> None:
     if as_json:
-        typer.echo(msgspec.json.encode(outcome).decode())
+        print_json(outcome)
         return
     problems = outcome["problems"]
     assert isinstance(problems, list)

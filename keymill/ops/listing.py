@@ -1,6 +1,5 @@
 """How commands print what they found or did: for people a table or lines, for programs JSON."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -16,7 +15,7 @@ WIDE: Final = 1000
 def print_listing(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
     """Print *columns* of every row under a header, or with *as_json* the rows as they are, as one array."""
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        print_json(rows)
         return
     table = Table(*(Column(name, overflow="fold") for name in columns), box=None)
     for row in rows:

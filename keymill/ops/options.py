@@ -13,4 +13,4 @@ Bootstrap = Annotated[str | None, typer.Option("--bootstrap", help="Kafka broker
 KeyFileOption = Annotated[
     Path | None, typer.Option("--key-file", help="key file; keys.json in the data folder if absent")
 ]
-Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
+Json = Annotated[bool, typer.Option("--json", help="print the result as one line of JSON")]

@@ -4,7 +4,6 @@ import time
 from contextlib import closing
 from typing import Any
 
-import msgspec
 import typer
 
 from connectors.main import run
@@ -14,6 +13,7 @@ from keymill.archive.writing import archive_url
 from keymill.config import ConnectSettings
 from keymill.errors import Misconfigured
 from keymill.kafka.admin import end_offsets, require_topics
+from keymill.ops.listing import print_json
 
 
 def rebuild_archive(settings: ConnectSettings, *, apply: bool) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def _archived(settings: ConnectSettings, generations: dict[str, int]) -> int:
 def show_archive(told: dict[str, Any], as_json: bool) -> None:
     """Print what was done, or will be."""
     if as_json:
-        typer.echo(msgspec.json.encode(told).decode())
+        print_json(told)
         return
     done = "archived" if told["applied"] else "to archive"
     typer.echo(f"{told['offsets']} offsets of {len(told['topics'])} topics {done}, {told['seconds']} s")

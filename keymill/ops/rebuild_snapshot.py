@@ -9,6 +9,7 @@ import typer
 
 from keymill.errors import InvalidRecord, Misconfigured, NotReady
 from keymill.kafka.admin import require_topics
+from keymill.ops.listing import print_json
 from keymill.ops.progress import Advance
 from keymill.snapshot import store
 from keymill.snapshot.follower import Follower
@@ -88,7 +89,7 @@ def _fill(folder: Path, followed: list[str], bootstrap: str, map_size: int, wait
 def show_snapshot(told: dict[str, Any], as_json: bool) -> None:
     """Print what was done, or will be."""
     if as_json:
-        typer.echo(msgspec.json.encode(told).decode())
+        print_json(told)
     elif told["applied"]:
         typer.echo(f"{told['folder']}: {told['records']} records of {len(told['topics'])} topics, {told['seconds']} s")
     else:

@@ -8,13 +8,13 @@ May run while everything serves. Verify and simulate write nothing, repair asks 
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.console import Console
 
 from keymill.config import ProcessorSettings, load
 from keymill.errors import InvalidRecord
 from keymill.ops.address import bootstrap_of
+from keymill.ops.listing import print_json
 from keymill.ops.options import Bootstrap, Data, File, Json
 from keymill.ops.replay_into import into as write_into
 from keymill.ops.replay_repair import repair as repair_missing
@@ -82,7 +82,7 @@ def replay(
 def show(report: Report, as_json: bool) -> None:
     """Print a report."""
     if as_json:
-        typer.echo(msgspec.json.encode(report).decode())
+        print_json(report)
         return
     for each in report.differences:
         typer.echo(f"{each.kind}: {each.record_key}: {each.detail}")

@@ -14,6 +14,7 @@ from keymill.kafka.scan import Scanner
 from keymill.ops import source
 from keymill.ops.changes import Changes, Plan, application
 from keymill.ops.filling import Fill, fill_keys, fill_policies
+from keymill.ops.listing import print_json
 from keymill.ops.rebuilding import Target, prepare
 from keymill.ops.report import Report
 from keymill.ops.source import Pair, Source
@@ -78,7 +79,7 @@ def _write(settings: ProcessorSettings, bootstrap: str, pair: Pair, fill: Fill, 
 
 def _show(done: list[dict[str, Any]], apply: bool, as_json: bool) -> None:
     if as_json:
-        typer.echo(msgspec.json.encode(done).decode())
+        print_json(done)
         return
     for each in done:
         for difference in each["differences"]:

@@ -4,7 +4,6 @@ import time
 from contextlib import nullcontext
 from typing import Any, Final
 
-import msgspec
 import typer
 from rich.console import Console
 
@@ -13,6 +12,7 @@ from keymill.kafka.admin import require_topics
 from keymill.kafka.scan import Scanner
 from keymill.ops import source
 from keymill.ops.changes import Plan, application
+from keymill.ops.listing import print_json
 from keymill.ops.repairing import ask
 from keymill.ops.replay_scope import Asked
 from keymill.ops.replay_verify import Lacking, verify
@@ -60,7 +60,7 @@ def _await(
 
 def _show(outcome: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(msgspec.json.encode(outcome).decode())
+        print_json(outcome)
         return
     after: Report = outcome["after"]
     for each in after.differences:

@@ -37,11 +37,13 @@ def simulate(bootstrap: str, policies: Path | None, schedule: Path | None, as_js
     drafts = read_policies(policies.read_bytes()) if policies else {}
     schedules = read_schedules(schedule.read_bytes()) if schedule else {}
     count = 0
-    for effect in _effects(bootstrap, drafts, schedules):
+    for effect in _effects(bootstrap, drafts, schedules):  # told as they are found: there may be one per asset
+        if as_json:
+            typer.echo((b"," if count else b"[") + msgspec.json.encode(effect), nl=False)
+        else:
+            typer.echo(_line(effect))
         count += 1
-        typer.echo(msgspec.json.encode(effect).decode() if as_json else _line(effect))
-    if not as_json:
-        typer.echo(f"{count} effects; nothing was written")
+    typer.echo(("]" if count else "[]") if as_json else f"{count} effects; nothing was written")
     return DIFFERENT if count else 0
 
 

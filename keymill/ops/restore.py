@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Final
 
-import msgspec
 import typer
 
 from keymill.config import Settings, load
 from keymill.ops.address import bootstrap_of
 from keymill.ops.backup import BackupFile, Identities, Sha256, opened
+from keymill.ops.listing import print_json
 from keymill.ops.options import Bootstrap, Data, File, Json, KeyFileOption
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def restore(
 def _tell(keys: "KeyChanges | None", topics: "TopicChanges | None", *, applied: bool, as_json: bool) -> None:
     if as_json:
         told = {"applied": applied, "keys": keys, "topics": topics}
-        typer.echo(msgspec.json.encode(told).decode())
+        print_json(told)
         return
     lines = [*_of_keys(keys), *_of_topics(topics)]
     for line in lines:

@@ -1,10 +1,8 @@
 """`keymill rotate-kek`: a new key-encryption key for an organization, while everything serves."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Final
 
-import msgspec
 import typer
 
 from keymill.config import ProcessorSettings, load
@@ -15,6 +13,7 @@ from keymill.kms.rotation import add_intake_kek
 from keymill.ops import rotating
 from keymill.ops.address import bootstrap_of
 from keymill.ops.changes import application
+from keymill.ops.listing import print_json, print_result
 from keymill.ops.options import Bootstrap, Data, File, Json, KeyFileOption
 from keymill.ops.rotating import Line
 from keymill.ops.rotation_run import Looking, Place, Rotation, WaitedInVain
@@ -86,10 +85,8 @@ def _rotate_intake(path: Path, apply: bool, as_json: bool) -> int:
     held, _ = KeyFile(path).intake_kek()
     epoch = add_intake_kek(path) if apply else held + 1
     detail = f"imported keys travel under intake KEK epoch {epoch}; {held} opens what is in the log for ever"
-    if as_json:
-        typer.echo(json.dumps({"intake_epoch": epoch, "applied": apply}))
-    else:
-        typer.echo(f"{'done' if apply else 'due'}: {detail}")
+    text = f"{'done' if apply else 'due'}: {detail}"
+    print_result({"intake_epoch": epoch, "applied": apply}, text=text, as_json=as_json)
     return 0 if apply else DIFFERENT
 
 
@@ -102,7 +99,7 @@ def _show(looking: Looking, lines: list[Line], waits: str | None, rewrapped: int
     if as_json:
         steps = [{"step": line.step.value, "done": line.done, "detail": line.detail} for line in lines]
         told = {"organization": looking.place.organization, "epoch": looking.target(), "complete": complete}
-        typer.echo(msgspec.json.encode(told | {"rewrapped": rewrapped, "waits_for": waits, "steps": steps}).decode())
+        print_json(told | {"rewrapped": rewrapped, "waits_for": waits, "steps": steps})
         return
     for line in lines:
         typer.echo(f"{'done' if line.done else 'due'}  {line.step.value:<9} {line.detail}")

@@ -1,6 +1,5 @@
 """`keymill rotate-root`: a new root for an organization, announced ahead; what exists keeps its own."""
 
-import json
 import re
 import time
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from keymill.config import Settings, load
 from keymill.errors import InvalidRecord
 from keymill.kms.keyfile import KeyFile
 from keymill.kms.rotation import MIN_AHEAD_MS, add_root
+from keymill.ops.listing import print_json
 from keymill.ops.options import Data, File, Json, KeyFileOption
 
 AHEAD: Final = re.compile(r"\+(\d{1,6})([mhd])")
@@ -42,7 +42,7 @@ def rotate_root(
     version = add_root(path, organization, at, now_ms=now) if apply else schedule[-1].root_version + 1
     told = {"organization": organization, "root_version": version, "activates": rfc3339_of(at), "applied": apply}
     if as_json:
-        typer.echo(json.dumps(told))
+        print_json(told)
     else:
         typer.echo(f"root version {version} of {organization}: key versions that begin from {rfc3339_of(at)} on pin it")
         typer.echo("back the key file up now" if apply else "nothing is written yet: repeat with --apply")

@@ -1,12 +1,12 @@
 """`keymill config`: the settings in force."""
 
-import json
 import re
 from typing import Annotated, Final
 
 import typer
 
 from keymill.config import PROGRAMS, Settings, load
+from keymill.ops.listing import print_json
 from keymill.ops.options import File, Json
 from keymill.settings_text import masked
 
@@ -27,7 +27,7 @@ def show(
         raise typer.BadParameter(f"{program} is none of {', '.join(PROGRAMS)}")
     shown = {name: without_userinfo(value) for name, value in masked(load(kind, file=settings)).items()}
     if as_json:
-        typer.echo(json.dumps(shown, indent=2))
+        print_json(shown)
         return
     for name, value in shown.items():
         typer.echo(f"{name} = {value}")

@@ -15,6 +15,7 @@ from rich.live import Live
 from keymill.config import ProcessorSettings, load
 from keymill.errors import Unavailable
 from keymill.ops.address import bootstrap_of
+from keymill.ops.listing import print_json
 from keymill.ops.options import Bootstrap, Data, File, Json
 from keymill.ops.standing import Limits, Standing, judge
 from keymill.ops.status_table import line_of, shown
@@ -48,7 +49,7 @@ def status(
         return _watch(brokers, given.group, limits, interval, as_json=as_json)
     standing = look(brokers, given.group, limits)
     if as_json:
-        typer.echo(json.dumps(msgspec.to_builtins(standing), indent=2))
+        print_json(standing)
     else:
         _console().print(shown(standing))
     return 0 if standing.well else ATTENTION

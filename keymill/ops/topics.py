@@ -1,14 +1,12 @@
 """`keymill topics`: create, check, show, adopt."""
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-import msgspec
 import typer
 
 from keymill.config import Settings, load
 from keymill.ops.address import bootstrap_of
-from keymill.ops.listing import print_listing
+from keymill.ops.listing import print_json, print_listing
 from keymill.ops.options import Bootstrap, Data, File, Json
 from schemas.topics import BY_NAME, CATALOGUE, STATUS
 
@@ -42,7 +40,7 @@ def create_command(
     created = create_topics(brokers, given.partitions, given.replicas)
     fatal = [difference for difference in check_topics(brokers) if difference.fatal]
     if as_json:
-        _print_json({"created": created, "differences": fatal})
+        print_json({"created": created, "differences": fatal})
     else:
         typer.echo(f"created {len(created)} of {len(CATALOGUE)} topics{': ' if created else ''}{', '.join(created)}")
         for difference in fatal:
@@ -64,7 +62,7 @@ def check_command(
     brokers = bootstrap_of(load(Settings, file=settings, data=data, bootstrap=bootstrap))
     found = check_topics(brokers, replicas=replicas)
     if as_json:
-        _print_json({"differences": found})
+        print_json({"differences": found})
     elif not found:
         typer.echo(f"all {len(CATALOGUE)} topics are as the catalogue wants them")
     else:
@@ -105,7 +103,7 @@ def adopt_command(
     if apply and plan:
         adopt(brokers, plan)
     if as_json:
-        _print_json({"adoptions": plan, "applied": apply})
+        print_json({"adoptions": plan, "applied": apply})
     else:
         _print_plan(plan, apply)
     return DIFFERENT if plan and not apply else 0
@@ -146,7 +144,3 @@ def _print_plan(plan: "list[Takeover]", applied: bool) -> None:
         typer.echo(f"{after.topic}: {former} -> id {after.topic_id}, generation {after.generation}")
     if plan:
         typer.echo("adopted: start the programs again" if applied else "nothing is written yet: repeat with --apply")
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(msgspec.to_builtins(value), indent=2))

@@ -267,7 +267,8 @@ def test_drafts_are_simulated(rig: Rig, tmp_path: Path) -> None:
     shown = keymill("replay", *on(rig), "--simulate", "--policies", policies)
     assert (1, ASSETS + 1) == (shown.returncode, sum("policy 0" in line for line in shown.stdout.splitlines()))
     shown = keymill("replay", *on(rig), "--simulate", "--schedule", schedule, "--json")
-    effects = [json.loads(line) for line in shown.stdout.splitlines()]
+    (line,) = shown.stdout.splitlines()
+    effects = json.loads(line)
     assert {("root_version", "1", "2")} == {(each["what"], each["now"], each["then"]) for each in effects}
     assert ASSETS + ASSETS // 3 + 1 == len(effects)
     assert told("audit", *on(rig))["clean"]

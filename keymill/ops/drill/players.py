@@ -47,8 +47,11 @@ class Players:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        asking = self._thread.is_alive()
         self._stop.set()
         self._thread.join(TIMEOUT_S * 2)
+        if kind is None and not asking:
+            raise Unavailable("the players gave up before everything was lost and found: their reason stands above")
         if kind is None and self._thread.is_alive():
             raise Unavailable("the players do not stop")
 
@@ -71,6 +74,8 @@ class Players:
                     verdict = f"HTTP {answer.status}"
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             verdict = type(error).__name__
+        except (KeyError, TypeError):
+            verdict = "no license"
         self.slowest_ms = max(self.slowest_ms, (time.monotonic() - began) * 1000)
         if verdict:
             self.failures[verdict] += 1

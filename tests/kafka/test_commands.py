@@ -22,10 +22,14 @@ from keymill.kafka.admin import load_adoptions, require_topics
 from keymill.kafka.adoption import record_adoptions
 from keymill.kafka.scan import scan_partition
 from keymill.ops.address import write_address
-from keymill.ops.token_keys import pem_of
+from keymill.ops.exits import COMMANDS
+from keymill.ops.programs import NAMES
+from keymill.ops.token_keys import pem_of, signing_key
 from schemas import topics
 from schemas.ids import asset_key
 from tests.broker import running_broker
+from tests.command_runs import FOUND, line_of, prepare, run_all
+from tests.e2e.leaks import content_secrets, leaks
 from tests.gateway_rig import ORGANIZATION, PARTITIONS, Rig, eventually, running
 
 NOBODY = "127.0.0.1:1"
@@ -247,6 +251,32 @@ def test_a_scan_without_brokers_is_unavailable(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("keymill.kafka.scan.STALL_S", 0.5)
     with pytest.raises(Unavailable, match=r"drm\.keys\.v1-0"):
         list(scan_partition(NOBODY, topics.KEYS.name, 0, end=1))
+
+
+FAIL = {"credential revoke", "token-key retire", "policy assign", "dlq show", "dlq redrive"}
+"""What they would be about does not exist."""
+
+
+def test_every_command_prints_one_line_of_json_and_no_secret(rig: Rig, film: dict[str, Any], tmp_path: Path) -> None:
+    """All of them, alone on stdout, with an exit code of the page; a secret stands in none but the one it is for."""
+    brokers = {"KEYMILL_BOOTSTRAP": rig.bootstrap, "KEYMILL_DATA": str(rig.data)}
+    assert {"organization": "third", "created": True} == told("org", "create", "third", **brokers)
+    signing_key(rig.data, "third", make=True)
+    prepare(tmp_path)
+    names = [name for name in FOUND if name not in NAMES]
+    lines = [line_of(name, tmp_path, "third", film["tracks"][0]["kid"]) for name in names]
+    done = dict(zip(names, run_all(lines, **brokers), strict=True))
+    made = json.loads(done["credential create"].stdout)
+    for name, ran in done.items():
+        if name in FAIL:
+            assert (1, "", 1) == (ran.code, ran.stdout, len(ran.stderr.splitlines())), (name, ran)
+        else:
+            (line,) = ran.stdout.splitlines()
+            assert (True, True) == (isinstance(json.loads(line), dict | list), ran.code in (0, 1)), (name, ran)
+        assert ran.code == 0 or COMMANDS[name].one, (name, ran)
+    texts = {name: (ran.stdout + ran.stderr).encode() for name, ran in done.items() if name != "credential create"}
+    secrets = content_secrets(rig.bootstrap, rig.data) | {"an API key": made["api_key"].encode()}
+    assert (True, []) == (len(secrets) > 2, leaks(secrets, [], texts))
 
 
 def test_explain_shows_no_event_of_another_generation(rig: Rig, film: dict[str, Any]) -> None:

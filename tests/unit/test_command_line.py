@@ -6,6 +6,8 @@ from typing import Final
 import pytest
 
 from keymill.ops.exits import COMMANDS
+from keymill.ops.ledger import Ledger
+from keymill.ops.ledger import write as write_ledger
 from keymill.ops.programs import NAMES
 from tests.command_runs import FOUND, Ran, line_of, options_of, prepare, run_all
 
@@ -74,3 +76,16 @@ def test_brokers_that_are_away_are_exit_code_3(away: dict[str, Ran], name: str) 
     assert NOBODY in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == (2 if name in ("up", "connect") else 1), done.stderr
     assert done.seconds < AT_ONCE_S
+
+
+def test_what_is_damaged_is_exit_code_4(tmp_path: Path) -> None:
+    """A backup that was cut short, a ledger that somebody changed: said before any broker is asked."""
+    prepare(tmp_path)
+    file, ledger = tmp_path / "old.backup", tmp_path / "before.ledger"
+    file.write_bytes(file.read_bytes()[:100])
+    write_ledger(Ledger(), ledger)
+    ledger.write_text(ledger.read_text().replace("sha256 ", f"demo {'00' * 16} {'00' * 16}\nsha256 "))
+    lines = [line_of(name, tmp_path, "demo") for name in ("backup verify", "backup show", "restore")]
+    lines.append(["audit", "--against", str(ledger), "--json"])
+    for line, done in zip(lines, run_all(lines, KEYMILL_BOOTSTRAP=NOBODY, KEYMILL_DATA=str(tmp_path)), strict=True):
+        assert (4, "", 1) == (done.code, done.stdout, len(done.stderr.splitlines())), (line, done)

@@ -77,6 +77,8 @@ class SqlOutbox:
         self._url = url
         self._partitions = partitions
         self._limit = batch
+        if (file := sql.file_of(url)) and not file.is_file():  # SQLite would make one
+            raise Misconfigured(f"there is no table {table}, nor its database {file}: docs/outbox.md has it")
         self._engine = sql.open_engine(url, write=False, ours=False)
         self._table = outbox_table(MetaData(), table)
         self._connection: Connection | None = None
@@ -84,7 +86,7 @@ class SqlOutbox:
         self._places: dict[int, int] = {}
         with sql.failures(url):
             _check_table(inspect(self._engine), self._table)
-        self._standby = Standby(sql.file_of(url), table)
+        self._standby = Standby(file, table)
 
     def read(self) -> Batch | None:
         """See `Source`; the rows stay locked until `acknowledge` or `release`."""
@@ -138,7 +140,7 @@ class SqlOutbox:
         self._standby.close()
 
     def _note(self, row: int, error: Reject) -> None:
-        self._refused.append(Refused(row, error.code, error.field, str(error)[:MAX_MESSAGE]))
+        self._refused.append(Refused(row, error.code, _storable(error.field), _storable(str(error))))
 
     def _held(self) -> Connection:
         if self._connection is None:
@@ -217,6 +219,11 @@ def _text(value: object) -> str:
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value).decode("utf-8", "replace")
     return "" if value is None else str(value)
+
+
+def _storable(text: str) -> str:
+    """What may name a member of the row's body, cut, and without the character that PostgreSQL's text cannot hold."""
+    return text[:MAX_MESSAGE].replace(sql.NUL, "\ufffd")
 
 
 def _check_table(inspector: Any, table: Table) -> None:

@@ -16,7 +16,8 @@ class Standby:
         self._file: TextIO | None = None
         self._told = False
         if database is not None:
-            self._file = open(database.with_name(f"{database.name}.{table}.lock"), "w")  # noqa: SIM115 until close
+            real = database.resolve()  # one lock, by whatever name the database is reached
+            self._file = open(real.with_name(f"{real.name}.{table}.lock"), "w")  # noqa: SIM115 until close
         self._active = database is None
 
     def active(self) -> bool:

@@ -23,6 +23,8 @@ BUSY_S: Final = 30.0
 """How long SQLite waits for another writer's transaction."""
 BUSY_LOOK_S: Final = 0.01
 CONNECT_S: Final = 5
+NUL: Final = "\0"
+"""PostgreSQL's text cannot hold it; a name that somebody gave may."""
 SQLITE: Final = "sqlite"
 POSTGRESQL: Final = "postgresql"
 _PRAGMAS: Final = (
@@ -109,12 +111,14 @@ def file_of(url: URL) -> Path | None:
     """The file of a SQLite database; None for one in memory, or of another kind."""
     if url.get_backend_name() != SQLITE or not url.database or url.database == ":memory:":
         return None
-    return Path(url.database)
+    return Path(url.database.removeprefix("file:"))
 
 
 def _reason(error: Exception) -> str:
-    """What the driver says, on one line."""
-    return " ".join(str(getattr(error, "orig", None) or error).split())
+    """What the driver says, on one line; of what PostgreSQL says not the detail, which repeats the row."""
+    told = getattr(error, "orig", None) or error
+    primary = getattr(getattr(told, "diag", None), "message_primary", None)
+    return " ".join(str(primary or told).split())
 
 
 def _open_sqlite(connection: Any, _record: object) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import Table
 
 from keymill.archive import tables
 from keymill.errors import Reject
+from keymill.sql import NUL
 from keymill.kafka.positions import Whole
 from schemas import events, records, topics
 from schemas.codec import decode
@@ -20,8 +21,6 @@ Row = dict[str, Any]
 _EMPTY: Final = {
     table: dict.fromkeys(column.name for column in table.columns) for table in tables.METADATA.sorted_tables
 }
-NUL: Final = "\0"
-"""PostgreSQL's text cannot hold it; a name that somebody gave may."""
 
 
 def rows_of(record: Whole, generation: int) -> Iterator[tuple[Table, Row]]:

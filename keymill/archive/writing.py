@@ -1,5 +1,6 @@
 """The archive as it is written: rows and positions in one transaction, so that neither is ever without the other."""
 
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,15 @@ def archive_url(text: str, data: Path) -> URL:
     return sql.parse_url(text, "archive_url") if text else URL.create("sqlite", database=str(data / FILE))
 
 
+def _make_file(url: URL) -> None:
+    """For its owner alone, as the views' are; SQLite gives its other files the same mode."""
+    file = sql.file_of(url)
+    if file is None:
+        raise Misconfigured("archive_url names a database in memory, which keeps nothing: sqlite:///PATH")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+
+
 class ArchiveWriter:
     """
     An archive of the topics that were adopted so; its schema is brought up to date as it opens.
@@ -40,8 +50,8 @@ class ArchiveWriter:
     def __init__(self, url: URL, adopted: Mapping[str, TopicAdopted]) -> None:
         if url.get_backend_name() not in _INSERTS:
             raise Misconfigured(f"the archive is SQLite or PostgreSQL, not {url.get_backend_name()}")
-        if file := sql.file_of(url):
-            file.parent.mkdir(parents=True, exist_ok=True)
+        if url.get_backend_name() == sql.SQLITE:
+            _make_file(url)
         self._url = url
         self._generations = {name: each.generation for name, each in adopted.items()}
         self._adopted = dict(adopted)

@@ -270,6 +270,16 @@ def test_passwords_stay_out_of_messages(tmp_path: Path) -> None:
     assert not any("hidden-word" in str(each.value) for each in (wrong, gone, missing))
 
 
+def test_an_archive_file_is_its_owner_s_alone(tmp_path: Path) -> None:
+    """With its write-ahead log; a database in memory would keep nothing."""
+    with closing(ArchiveWriter(archive_url("", tmp_path / "data"), adopted())):
+        made = list((tmp_path / "data").iterdir())
+        assert len(made) == 3
+        assert {0o600} == {each.stat().st_mode & 0o777 for each in made}
+    with pytest.raises(Misconfigured, match="in memory"):
+        ArchiveWriter(archive_url("sqlite://", tmp_path), adopted())
+
+
 def test_ten_thousand_rows_a_second_on_sqlite(tmp_path: Path) -> None:
     """Events, key records with their tracks and asset records, in the connector's batches; half of it is the bound."""
     records = []

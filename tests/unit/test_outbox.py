@@ -99,6 +99,7 @@ def test_refused_rows_say_why_and_hold_nobody_up(url: URL, outbox: Engine) -> No
         ("film-1", "native", '{"type": "Nothing"}', "type"), ("film-1", "native", "[", "body"),
         ("film-1", "ingest", '{"policy_id": 123456789012345678901234567890}', "policy_id"),
         ("film-1", "ingest", '{"event_time": "2999-01-01T00:00:00Z"}', "event_time"),
+        ("film-1", "ingest", '{"\\u0000": 1}', "\ufffd"),
         ("film-1", "ingest", '{"product_id": "' + "x" * 1_000_000 + '"}', "body"),
     ]  # fmt: skip
     insert(outbox, ("film-1", "ingest", "{}"), *[row[:3] for row in bad], ("film-2", "ingest", "{}"))
@@ -235,6 +236,18 @@ def test_row_that_another_relay_has_under_way_holds_its_asset_only(server: URL) 
         outbox.dispose()
 
 
+def test_what_the_database_refuses_is_told_without_the_row(server: URL) -> None:
+    """PostgreSQL repeats a row that breaks a constraint of the ingest system's, body and all."""
+    with fresh_database(server) as url:
+        outbox = make_outbox(url)
+        run_script(outbox, "ALTER TABLE keymill_outbox ADD CONSTRAINT unmarked CHECK (log_offset IS NULL)")
+        insert(outbox, ("film-1", "ingest", '{"product_id": "confidential"}'))
+        with pytest.raises(Misconfigured, match="unmarked") as told:
+            relay_all(url, SharedLog())
+        assert "confidential" not in str(told.value)
+        outbox.dispose()
+
+
 def test_database_that_restarts_costs_a_repeat(server: URL) -> None:
     """A connection that ends while its rows are under way: the relay says so, and reads the same rows again."""
     with fresh_database(server) as url:
@@ -271,11 +284,13 @@ def test_row_that_becomes_visible_late_is_sent(server: URL) -> None:
 
 
 def test_on_sqlite_the_second_relay_stands_by(tmp_path: Path) -> None:
-    """It takes over when the first has ended; meanwhile the ingest system can write."""
+    """By whatever name of the file; it takes over when the first has ended, and the ingest system can write."""
     url = parse_url(f"sqlite:///{tmp_path}/cms.sqlite", "outbox_url")
     outbox = make_outbox(url)
     insert(outbox, ("film-1", "ingest", "{}"))
-    with closing(source_of(url)) as first, closing(source_of(url)) as second:
+    (tmp_path / "link.sqlite").symlink_to("cms.sqlite")
+    by_link = parse_url(f"sqlite:///{tmp_path}/link.sqlite", "outbox_url")
+    with closing(source_of(url)) as first, closing(source_of(by_link)) as second:
         assert first.read() is not None
         assert second.read() is None
         insert(outbox, ("film-2", "ingest", "{}"))
@@ -284,10 +299,11 @@ def test_on_sqlite_the_second_relay_stands_by(tmp_path: Path) -> None:
     outbox.dispose()
 
 
-def test_missing_table_or_column_is_named(url: URL) -> None:
-    """Before anything is read; a database that is away is no mistake of the settings."""
+def test_missing_table_or_column_is_named(url: URL, tmp_path: Path) -> None:
+    """Before anything is read or made; a database that is away is no mistake of the settings."""
     with pytest.raises(Misconfigured, match="no table keymill_outbox"):
         source_of(url)
+    assert [] == list(tmp_path.iterdir())
     engine = make_outbox(url)
     run_script(engine, "ALTER TABLE keymill_outbox DROP COLUMN error_field")
     engine.dispose()

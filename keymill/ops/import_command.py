@@ -55,14 +55,15 @@ def csv(
     Import keys: check the files, compare them with what is there, and send one event per asset.
 
     A key is wrapped under the intake KEK before it leaves this process. What is there already is passed over, so a
-    run that was killed is simply run again. When a row has a problem, nothing is sent, but with --partial.
+    run that was killed is simply run again. When a row has a problem, nothing is sent, but with --partial, and with it
+    nothing while a row names no asset.
     """
     loaded = load(ProcessorSettings, file=settings, data=data, bootstrap=bootstrap)
     brokers, began = bootstrap_of(loaded), time.monotonic()
     partitions = {name: topic.partitions for name, topic in require_topics(brokers, _TOPICS).items()}
     library = _read(files, _intake(loaded.keys_path, organization))
     lacking = _present(brokers, organization).missing(library)
-    sends = apply and (partial or not library.problems)
+    sends = apply and library.may_be_sent(partial)
     with application(brokers, partitions) if sends else nullcontext(Plan()) as changes:
         _send(organization, lacking, changes)
     seconds = time.monotonic() - began

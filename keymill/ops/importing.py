@@ -23,10 +23,17 @@ COLUMNS: Final = (*REQUIRED, "iv", "scheme", "checksum")
 
 
 class Problem(Record, frozen=True, kw_only=True):
-    """What is wrong with a row, or with the keys that are there already; `field` is a column."""
+    """
+    What is wrong with a row, or with the keys that are there already.
+
+    Args:
+        field: a column.
+        asset: whose row it is, empty where that is no asset id; None where the row does not say.
+    """
 
     file: str
     line: int
+    asset: str | None
     field: str
     code: str
     message: str
@@ -58,7 +65,7 @@ def read_rows(file: str, text: Iterable[str], problems: list[Problem]) -> Iterat
         try:
             values = next(reader, None)
         except csv.Error as error:
-            problems.append(_problem(file, reader.line_num, "row", "invalid_record", str(error)))
+            problems.append(_problem(file, reader.line_num, None, "row", str(error)))
             continue
         if values is None:
             return
@@ -86,13 +93,15 @@ def _header(file: str, values: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def _problem(file: str, line: int, field: str, code: str, message: str) -> Problem:
-    return Problem(file=file, line=line, field=field, code=code, message=message)
+def _problem(
+    file: str, line: int, asset: str | None, field: str, message: str, code: str = InvalidRecord.code
+) -> Problem:
+    return Problem(file=file, line=line, asset=asset, field=field, code=code, message=message)
 
 
 def _row(file: str, line: int, names: tuple[str, ...], values: Sequence[str]) -> Row | Problem:
     if len(values) != len(names):
-        return _problem(file, line, "row", "invalid_record", f"{len(values)} fields, the header has {len(names)}")
+        return _problem(file, line, None, "row", f"{len(values)} fields, the header has {len(names)}")
     given = {name: value.strip() for name, value in zip(names, values, strict=True)}
     try:
         kid = ids.kid_of(given["kid"])
@@ -110,7 +119,8 @@ def _row(file: str, line: int, names: tuple[str, ...], values: Sequence[str]) ->
         )
         _check_checksum(given.get("checksum", ""), row)
     except InvalidRecord as error:
-        return _problem(file, line, error.field, error.code, str(error))
+        asset = given["asset"] if ids.NAME.fullmatch(given["asset"]) else ""
+        return _problem(file, line, asset, error.field, str(error), error.code)
     return row
 
 

@@ -53,13 +53,12 @@ class Library:
     """
     The rows of all files, against each other.
 
-    `assets` keeps the order of the files; an asset with a problem is in `spoilt`.
+    `assets` keeps the order of the files.
     """
 
     def __init__(self, intake: Intake) -> None:
         self.intake = intake
         self.assets: dict[str, list[Sealed]] = {}
-        self.spoilt: set[str] = set()
         self.problems: list[Problem] = []
         self.rows = self.repeated = 0
         self._tracks: dict[Name, Sealed] = {}
@@ -89,8 +88,18 @@ class Library:
 
     def refuse(self, row: Row, field: str, code: str, message: str) -> None:
         """Note a problem of a row; its asset is left out."""
-        self.problems.append(Problem(file=row.file, line=row.line, field=field, code=code, message=message))
-        self.spoilt.add(row.asset)
+        self.problems.append(
+            Problem(file=row.file, line=row.line, asset=row.asset, field=field, code=code, message=message)
+        )
+
+    @property
+    def spoilt(self) -> set[str]:
+        """The assets that have a problem."""
+        return {each.asset for each in self.problems if each.asset}
+
+    def may_be_sent(self, partial: bool) -> bool:
+        """Whether every asset that is sent is whole: a row that names no asset may be of any of them."""
+        return not self.problems or (partial and all(each.asset is not None for each in self.problems))
 
 
 def _place(row: Row) -> str:
@@ -120,7 +129,8 @@ class Present:
         lacking: dict[str, list[Sealed]] = {}
         for asset, rows in library.assets.items():
             lacking[asset] = [sealed for sealed in rows if not self._is_there(sealed, library)]
-        return {asset: rows for asset, rows in lacking.items() if rows and asset not in library.spoilt}
+        spoilt = library.spoilt
+        return {asset: rows for asset, rows in lacking.items() if rows and asset not in spoilt}
 
     def _is_there(self, sealed: Sealed, library: Library) -> bool:
         row, fp = sealed.row, sealed.imported.fp
@@ -166,8 +176,8 @@ def events_of(organization: str, lacking: Mapping[str, list[Sealed]], now_ms: in
 
 def summary(library: Library, lacking: Mapping[str, list[Sealed]], outcome: Mapping[str, object]) -> dict[str, object]:
     """What is told as JSON."""
-    sent = sum(map(len, lacking.values()))
-    there = sum(len(rows) for asset, rows in library.assets.items() if asset not in library.spoilt) - sent
+    sent, spoilt = sum(map(len, lacking.values())), library.spoilt
+    there = sum(len(rows) for asset, rows in library.assets.items() if asset not in spoilt) - sent
     return {
         "organization": library.intake.organization,
         "topic": topics.ASSETS.name,
@@ -176,7 +186,7 @@ def summary(library: Library, lacking: Mapping[str, list[Sealed]], outcome: Mapp
         "present": there,
         "keys": sent,
         "assets": len(lacking),
-        "left_out": len(library.spoilt),
+        "left_out": len(spoilt),
         "problems": msgspec.to_builtins(library.problems),
         **outcome,
     }

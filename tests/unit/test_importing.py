@@ -40,10 +40,11 @@ def line(asset="film", track="SD", kid=KID, key=KEY, iv="", scheme="", checksum=
     return f"{asset},{track},{kid.hex()},{key.hex()},{iv},{scheme},{checksum}"
 
 
-def library(*lines: str) -> Library:
+def library(*lines: str, sound: bool = True) -> Library:
     rows, problems = read(*lines)
-    assert problems == []
+    assert problems == [] or not sound
     gathered = Library(INTAKE)
+    gathered.problems += problems
     for row in rows:
         gathered.add(row)
     return gathered
@@ -155,6 +156,24 @@ def test_rows_that_contradict_each_other_are_problems(second: str, code: str | N
     if code:
         assert "keys.csv:2" in gathered.problems[0].message
     assert gathered.repeated == (second == line())
+
+
+def test_an_asset_with_a_row_that_cannot_be_used_is_left_out() -> None:
+    """Whatever is wrong with the row: half an asset is never sent."""
+    for bad in (line(track="HD", key=b"short"), line(track="4K"), line(track="HD", checksum="00" * 8)):
+        gathered = library(line(), bad, line(asset="whole", kid=OTHER_KID), sound=False)
+        assert {"film"} == gathered.spoilt
+        assert ["whole"] == list(Present("demo", {}).missing(gathered))
+        assert (True, False) == (gathered.may_be_sent(True), gathered.may_be_sent(False))
+
+
+@pytest.mark.parametrize("torn", ['"film,SD', "film,SD,x", "film,SD," + "9" * 200_000])
+def test_a_row_that_does_not_say_whose_it_is_lets_nothing_be_sent(torn: str) -> None:
+    """It may be of any asset, and a quote that is not closed swallows what follows."""
+    gathered = library(line(), torn, sound=False)
+    assert [None] == [each.asset for each in gathered.problems]
+    assert not gathered.may_be_sent(True)
+    assert library(line(), line(asset="a/b"), sound=False).may_be_sent(True)
 
 
 def test_an_asset_is_one_event_with_all_its_tracks() -> None:

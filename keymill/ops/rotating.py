@@ -52,6 +52,10 @@ class Lagging(Record, frozen=True, kw_only=True):
         """Whether nothing stands in the way of retiring the older epochs."""
         return not (self.key_records or self.credentials or self.unreadable)
 
+    def only_unreadable(self) -> bool:
+        """Whether all that is left is what nobody can wrap again."""
+        return self.unreadable > 0 and not (self.key_records or self.credentials)
+
 
 class Situation(Record, frozen=True, kw_only=True):
     """What a rotation is decided on. `ends`: of the topics that views must have passed, per topic and partition."""

@@ -27,6 +27,9 @@ from schemas import topics
 from schemas.operations import ProgramReport
 
 POLL_S: Final = 0.5
+TELL_S: Final = 10.0
+"""Between two lines about the same wait."""
+GONE: Final = f" (a program that is not heard of for {rotating.LIVE_MS // 1000} s is waited for no longer)"
 SWITCH_S: Final = 1.0
 """Every writer has looked at the key file again within this (`keymill.kms.keyfile.LOOK_EVERY_S`)."""
 
@@ -128,6 +131,9 @@ class Rotation:
             if step is None:
                 return
             self._say(next(line for line in lines if line.step is step))
+            if step is Step.REWRAP and situation.lagging.only_unreadable():
+                count = situation.lagging.unreadable
+                raise WaitedInVain(f"leaves the older epochs: {count} key records cannot be read, `keymill audit` names them")
             self._do(step, situation)
 
     def _situation(self) -> Situation:
@@ -145,7 +151,9 @@ class Rotation:
             case Step.ANNOUNCE:
                 add_kek(where.key_file, where.organization)
             case Step.HOLD:
-                self._wait(lambda: rotating.without(self._looking.reports(), where.organization, at.target))
+                self._wait(
+                    step, lambda: rotating.without(self._looking.reports(), where.organization, at.target), hint=GONE
+                )
             case Step.ACTIVATE:
                 activate_kek(where.key_file, where.organization, at.target)
             case Step.REWRAP:
@@ -153,7 +161,7 @@ class Rotation:
                 keyring = Keyring(KeyFile(where.key_file))
                 rewrap_credentials(where.bootstrap, where.organization, at.target, keyring, self._changes)
             case Step.FOLLOW:
-                self._wait(lambda: rotating.behind(self._looking.reports(), at.ends))
+                self._wait(step, lambda: rotating.behind(self._looking.reports(), at.ends), hint=GONE)
                 retire_keks(where.key_file, where.organization, below=at.target)
             case Step.RETIRE:
                 retire_keks(where.key_file, where.organization, below=at.target)
@@ -165,7 +173,10 @@ class Rotation:
         owners.send_barriers(self._changes, where.organization, target, where.partitions)
         ends = owners.request_ends(where.bootstrap)
         self._wait(
-            lambda: [f"the owner of partition {each}" for each in owners.unexecuted(where.bootstrap, where.group, ends)]
+            Step.ACTIVATE,
+            lambda: [
+                f"the owner of partition {each}" for each in owners.unexecuted(where.bootstrap, where.group, ends)
+            ],
         )
         self._passed = True
 
@@ -190,15 +201,21 @@ class Rotation:
             self.rewrapped += before - len(here.lagging)
             return here.assets()
 
-        self._wait(left, f"key records of partition {number} (`keymill dlq list` says what was refused), assets")
+        what = f"key records of partition {number} (`keymill dlq list` says what was refused), assets "
+        self._wait(Step.REWRAP, left, what)
 
-    def _wait(self, open_: Callable[[], list[str]], what: str = "") -> None:
-        """Until nothing is open; in vain when the list has not become shorter for `wait_s`."""
+    def _wait(self, step: Step, open_: Callable[[], list[str]], what: str = "", *, hint: str = "") -> None:
+        """Until nothing is open; in vain when the list has not become shorter for `wait_s`. Told now and then."""
         left = open_()
-        deadline, fewest = time.monotonic() + self._wait_s, len(left)
+        told = time.monotonic()
+        deadline, fewest = told + self._wait_s, len(left)
         while left:
-            if time.monotonic() > deadline:
-                raise WaitedInVain(f"waited {self._wait_s:.0f} s in vain for {what} {_some(left)}".replace("  ", " "))
+            now = time.monotonic()
+            if now > deadline:
+                raise WaitedInVain(f"waited {self._wait_s:.0f} s in vain for {what}{_some(left)}")
+            if now - told >= TELL_S:
+                told = now
+                self._say(Line(step=step, done=False, detail=f"still waits for {what}{_some(left)}{hint}"))
             time.sleep(POLL_S)
             left = open_()
             if len(left) < fewest:

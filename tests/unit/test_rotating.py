@@ -1,5 +1,7 @@
 """KEK rotation: what is due, decided anew from what is so."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -11,10 +13,13 @@ from keymill.core.rewrapping import credential_epoch, rewrap_credential
 from keymill.errors import Corrupt, InvalidRecord
 from keymill.kms.keyring import Keyring
 from keymill.kms.provider import KekEpoch, KekState
+from keymill.ops import rotation_run
+from keymill.ops.changes import Plan
 from keymill.ops.credential_rewrapping import overtaken
 from keymill.ops.owners import barriers
 from keymill.ops.rotate_root import time_of
-from keymill.ops.rotating import LIVE_MS, Lagging, Situation, Step, behind, due, live, plan, target_of, without
+from keymill.ops.rotating import LIVE_MS, Lagging, Line, Situation, Step, behind, due, live, plan, target_of, without
+from keymill.ops.rotation_run import Looking, Place, Rotation, WaitedInVain
 from keymill.secret import Secret
 from schemas import topics
 from schemas.access import ApiKey, Credential, NcpKey, TokenKey, WidevineSigner
@@ -135,6 +140,48 @@ def test_an_unfinished_rotation_is_finished_before_another_begins() -> None:
         target_of(epochs(RETIRED, ACTIVE), lagging=False),
         target_of(epochs(RETIRED, ACTIVE), lagging=True),
     ]
+
+
+class Fixed(Looking):
+    """A situation that nobody changes."""
+
+    def __init__(self, situation: Situation) -> None:
+        super().__init__(Place("127.0.0.1:1", Path("nowhere"), "demo", 2, "group"), 2)
+        self._fixed = situation
+
+    def reports(self) -> tuple[ProgramReport, ...]:
+        """Of the situation."""
+        return self._fixed.reports
+
+    def situation(self, *, counted: bool = True) -> Situation:
+        """The one."""
+        return self._fixed
+
+
+def rotation(situation: Situation, said: list[Line]) -> Rotation:
+    """One whose owners have passed the activation."""
+    run = Rotation(Fixed(situation), Plan(), said.append, wait_s=0.1)
+    run._passed = True
+    return run
+
+
+def test_records_that_cannot_be_read_end_a_rotation_and_are_counted() -> None:
+    """Nobody can wrap them again, so looking once more helps nobody; the older epochs stay."""
+    with pytest.raises(WaitedInVain, match="2 key records cannot be read, `keymill audit`"):
+        rotation(at(ACTIVE, ACTIVE, lagging=Lagging(unreadable=2)), []).run()
+
+
+def test_a_wait_says_all_the_while_for_whom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name, and from when on a program that was killed holds it up no longer."""
+    monkeypatch.setattr(rotation_run, "TELL_S", 0.0)
+    monkeypatch.setattr(rotation_run, "POLL_S", 0.02)
+    said: list[Line] = []
+    with pytest.raises(WaitedInVain, match="in vain for proxy/a"):
+        rotation(at(ACTIVE, ANNOUNCED, reports=(*PROGRAMS[:2], report("proxy", 1))), said).run()
+    first, second, *_ = said
+    assert "waits for proxy/a" == first.detail
+    assert Step.HOLD is second.step
+    assert "still waits for proxy/a (a program that is not heard of for 60 s is waited for no longer)" == second.detail
 
 
 SECRET = Secret(b"a secret of some length")

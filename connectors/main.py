@@ -42,10 +42,12 @@ def run(name: str, settings: ConnectSettings, *, once: bool = False) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with standing(name, settings, stop) as url:
-        if not once:  # else it ends by itself, and stdout belongs to the command that runs it
-            announce(url)
+    if once:  # it ends by itself, says nothing of itself where one that stays does, and stdout is its command's
         CONNECTORS[name](settings, stop, once)
+    else:
+        with standing(name, settings, stop) as url:
+            announce(url)
+            CONNECTORS[name](settings, stop, once)
     log.info("connector stopped", connector=name)
     return 0
 

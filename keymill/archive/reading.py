@@ -46,6 +46,19 @@ class ArchivedTopic(msgspec.Struct, frozen=True, kw_only=True):
     moved: int
 
 
+def is_archive(url: URL) -> bool:
+    """Whether there is one; no database is made. Raises `Unavailable` when it does not answer."""
+    file = sql.file_of(url)
+    if file is not None and not file.is_file():
+        return False
+    engine = sql.open_engine(url, write=False, ours=False)
+    try:
+        with sql.failures(url):
+            return inspect(engine).has_table(POSITIONS.name)
+    finally:
+        engine.dispose()
+
+
 class ArchiveReader:
     """
     Reads an archive, also while it is written; each iterator sees one state of it.
@@ -54,15 +67,11 @@ class ArchiveReader:
     """
 
     def __init__(self, url: URL) -> None:
-        file = sql.file_of(url)
-        if file is not None and not file.is_file():
-            raise Misconfigured(f"there is no archive {file}: `keymill connect sql-archive` writes one")
+        if not is_archive(url):
+            name = sql.file_of(url) or sql.name_of(url)
+            raise Misconfigured(f"there is no archive {name}: `keymill connect sql-archive` writes one")
         self._url = url
         self._engine = sql.open_engine(url, write=False)
-        with sql.failures(url):
-            found = inspect(self._engine).has_table(POSITIONS.name)
-        if not found:
-            raise Misconfigured(f"{sql.name_of(url)} holds no archive: `keymill connect sql-archive` writes one")
 
     def topics(self) -> list[ArchivedTopic]:
         """Every topic that is archived, generation by generation; for lag, compare with the topics' ends."""

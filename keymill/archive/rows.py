@@ -10,8 +10,8 @@ from sqlalchemy import Table
 
 from keymill.archive import tables
 from keymill.errors import Reject
-from keymill.sql import NUL
 from keymill.kafka.positions import Whole
+from keymill.sql import NUL
 from schemas import events, records, topics
 from schemas.codec import decode
 from schemas.framing import decode_event

@@ -114,7 +114,7 @@ def archive(
     loaded = load(ConnectSettings, file=settings, data=data, bootstrap=bootstrap)
     told = rebuild_archive(loaded.model_copy(update={"bootstrap": bootstrap_of(loaded)}), apply=apply)
     show_archive(told, as_json)
-    return 0 if apply or not told["offsets"] else DIFFERENT
+    return DIFFERENT if told["left"] else 0
 
 
 def _fill(usual: Fill, archive_text: str | None, settings: ProcessorSettings) -> Fill:
@@ -173,12 +173,13 @@ def _show(outcome: dict[str, Any], as_json: bool) -> None:
     for each in outcome["differences"]:
         typer.echo(f"{each['kind']}: {each['record_key']}: {each['detail']}")
     verb = "was" if outcome["applied"] else "will be"
-    if steps := [step for step in ("created", "adopted") if outcome[step]]:
+    steps = [step for step in ("created", "adopted") if outcome[step]]
+    if steps:
         typer.echo(f"{outcome['topic']} {verb} {' and '.join(steps)}")
     typer.echo(
         f"{outcome['events']} events, {outcome['refused']} refused: {outcome['held']} records are there, "
         f"{outcome['written']} {'written' if outcome['applied'] else 'to write'}, "
         f"{outcome['seconds']} s ({outcome['events_per_s']} events/s)"
     )
-    if not outcome["applied"]:
+    if not outcome["applied"] and (outcome["written"] or steps):
         typer.echo("nothing is written yet: repeat with --apply")

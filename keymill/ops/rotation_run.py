@@ -132,8 +132,8 @@ class Rotation:
                 return
             self._say(next(line for line in lines if line.step is step))
             if step is Step.REWRAP and situation.lagging.only_unreadable():
-                count = situation.lagging.unreadable
-                raise WaitedInVain(f"leaves the older epochs: {count} key records cannot be read, `keymill audit` names them")
+                unreadable = f"{situation.lagging.unreadable} key records cannot be read, `keymill audit`"
+                raise WaitedInVain(f"leaves the older epochs: {unreadable} names them")
             self._do(step, situation)
 
     def _situation(self) -> Situation:

@@ -247,8 +247,9 @@ def test_lost_policies_are_made_again(rig: Rig) -> None:
 
 
 def test_a_dropped_archive_is_filled_again(rig: Rig) -> None:
-    """From what the topics hold; planned first, and then nothing is left."""
+    """From what the topics hold; planned first, and then nothing is left. A URL that is none is no empty archive."""
     file = rig.data / "archive.sqlite"
+    assert 2 == keymill("rebuild", "archive", *on(rig), KEYMILL_ARCHIVE_URL="nonsense").returncode
     for _ in range(2):
         planned = told("rebuild", "archive", *on(rig), code=1)
         assert planned["offsets"] > ASSETS and not file.exists()

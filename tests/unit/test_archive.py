@@ -22,6 +22,7 @@ from keymill.archive.reading import ArchiveReader
 from keymill.archive.writing import ArchiveWriter, archive_url
 from keymill.errors import Misconfigured, Unavailable
 from keymill.kafka.positions import Checkpoint, Described, Slot, Whole
+from keymill.ops.rebuild_archive import _lacking
 from schemas import topics
 from schemas.codec import encode
 from schemas.ids import asset_key, key_set_key
@@ -254,6 +255,17 @@ def test_idle_archive_is_not_written_to(url: URL) -> None:
         assert query(url, "SELECT moved FROM positions") == before
         sink.write([], {topics.KEYS.name: {0: Slot(5)}})
         assert sink.checkpoints()[topics.KEYS.name].slots == {0: Slot(5, -1)}
+
+
+def test_what_an_archive_lacks_is_counted_by_partition(url: URL) -> None:
+    """So that a filling that was stopped does not pass for a whole one; rows of a former generation do not count."""
+    name, generations = topics.KEYS.name, {topics.KEYS.name: 0}
+    ends = {name: {0: 5, 1: 2, 2: 1}}
+    assert 8 == _lacking(ends, url, generations)
+    with closing(ArchiveWriter(url, adopted())) as writer:
+        writer.write([], {name: {0: Slot(3), 1: Slot(9)}})
+    assert 3 == _lacking(ends, url, generations)
+    assert 8 == _lacking(ends, url, {name: 1})
 
 
 def test_passwords_stay_out_of_messages(tmp_path: Path) -> None:

@@ -58,8 +58,9 @@ def restore(
 
     saved, _ = opened(read_backup(file, sha256), [read_identity(each) for each in identity])
     loaded = load(Settings, file=settings, data=data, bootstrap=bootstrap, key_file=key_file, replicas=replicas)
-    keys = None if only is Part.TOPICS else key_changes(loaded.keys_path, saved, apply=False)
-    refused = keys is not None and bool(keys.contradictions)
+    compared = key_changes(loaded.keys_path, saved, apply=False)
+    refused = bool(compared.contradictions)
+    keys = compared if refused or only is not Part.TOPICS else None
     topics = None
     if only is not Part.KEYS and not refused:
         topics = topic_changes(bootstrap_of(loaded), saved, overwrite=overwrite, least=generation)
@@ -83,7 +84,11 @@ def _tell(keys: "KeyChanges | None", topics: "TopicChanges | None", *, applied: 
     for line in lines:
         typer.echo(line)
     if keys is not None and keys.contradictions:
-        typer.echo("nothing is written: move the key file away if the backup's keys are the right ones", err=True)
+        typer.echo(
+            "nothing is written: this is another installation's backup, or, if its keys are the right ones, the key "
+            "file is to be moved away",
+            err=True,
+        )
     elif not applied and (bool(keys and keys.added) or bool(topics and topics.work)):
         typer.echo("nothing is written yet: repeat with --apply")
     elif applied:

@@ -1,14 +1,21 @@
 """A restore replaces nothing newer, brings back nothing deleted, and lets nothing new be placed before the old."""
 
+from pathlib import Path
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keymill.ops.backup_file import SavedRecord
+from keymill.kms.keyfile import add_organization, create_key_file
+from keymill.ops.backup_file import SavedRecord, write_backup
+from keymill.ops.recipients import make_identity
+from keymill.ops.restore import Part, restore
 from keymill.ops.restoring import KEPT, MISSING, OVERWRITTEN, SAME, WITHDRAWN, decisions, renewals
 from schemas import topics
 from schemas.records import TopicAdopted
 from schemas.topics import CREDENTIALS, ENTITLEMENTS, SERVICES
+from tests.golden.backup import HEADER, SAVED
 
 NAME = topics.ASSETS.name
 
@@ -95,3 +102,25 @@ def test_fates_of_records(
     assert (fate in (MISSING, OVERWRITTEN)) == (found is not None)
     if found is not None:
         assert (name, b"acme/x", saved) == (found.topic, found.record_key, found.value)
+
+
+@pytest.mark.parametrize("only", [None, *Part])
+def test_a_backup_of_another_installation_changes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], only: Part | None
+) -> None:
+    """Whose organization has the same name and another root; the topics' part is refused before brokers are asked."""
+    for name in ("ours", "theirs"):
+        create_key_file(tmp_path / name)
+        add_organization(tmp_path / name, "acme")
+    before = (tmp_path / "ours").read_bytes()
+    identity = make_identity(tmp_path / "ada.key")
+    saved = msgspec.structs.replace(SAVED, key_file=(tmp_path / "theirs").read_bytes())
+    header = msgspec.structs.replace(HEADER, recipients=(identity.recipient,), quorum=1)
+    write_backup(tmp_path / "b", header, saved)
+    code = restore(
+        tmp_path / "b", [tmp_path / "ada.key"], only,
+        apply=True, bootstrap="127.0.0.1:1", data=tmp_path, key_file=tmp_path / "ours",
+    )  # fmt: skip
+    assert 1 == code
+    assert "root of acme 1 is another" in capsys.readouterr().out
+    assert before == (tmp_path / "ours").read_bytes()

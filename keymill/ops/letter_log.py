@@ -21,6 +21,7 @@ from keymill.ops.letters import (
     Coordinates,
     Later,
     Letter,
+    Refused,
     Wanted,
     aftermath,
     record_key_of,
@@ -30,6 +31,7 @@ from schemas import topics
 from schemas.codec import decode
 from schemas.events import AssetEvent, PolicyChange
 from schemas.framing import decode_event
+from schemas.operations import OwnerRequest
 from schemas.records import DeadLetter
 from streams.registry import registry_lookup
 
@@ -84,12 +86,17 @@ class LetterLog:
             return Source(message, "another record stands there: its SHA-256 is not the letter's")
         return Source(message, None)
 
-    def event(self, message: Message) -> AssetEvent | PolicyChange | None:
+    def event(self, message: Message) -> Refused | None:
         """What an event says; None when it cannot be read."""
+        value = message.value() or b""
         try:
-            if message.topic() == topics.POLICY_CHANGES.name:
-                return decode(message.value() or b"", PolicyChange)
-            return self._decode(message.value() or b"", headers_of(message))
+            match message.topic():
+                case topics.POLICY_CHANGES.name:
+                    return decode(value, PolicyChange)
+                case topics.REQUESTS.name:
+                    return decode(value, OwnerRequest)
+                case _:
+                    return self._decode(value, headers_of(message))
         except Reject:
             return None
 

@@ -10,12 +10,15 @@ from keymill.errors import InvalidRecord
 from keymill.ops.moment import shown
 from schemas import topics
 from schemas.events import AssetEvent, PolicyChange
+from schemas.operations import OwnerRequest
 from schemas.records import DeadLetter
 from schemas.values import Record
 
 REDRIVE_OF: Final = "x-redrive-of"
 """The header of an event that was sent again: the coordinates of the refused one."""
-SOURCES: Final = (topics.ASSETS.name, topics.POLICY_CHANGES.name)
+SOURCES: Final = (topics.ASSETS.name, topics.POLICY_CHANGES.name, topics.REQUESTS.name)
+Refused = AssetEvent | PolicyChange | OwnerRequest
+"""What a dead letter may be about."""
 _COORDINATES: Final = re.compile(r"([a-z0-9.-]{1,249})/([0-9]{1,6})/([0-9]{1,18})")
 _MASKED: Final = frozenset({"wrapped", "salt"})
 """Members that are keys, or that keys are made of."""
@@ -102,9 +105,7 @@ def coordinates_of(text: str) -> Coordinates:
     """Read TOPIC/PARTITION/OFFSET. Raises `InvalidRecord` for anything else."""
     found = _COORDINATES.fullmatch(text)
     if found is None or found[1] not in SOURCES:
-        message = (
-            f"{text[:128]!r} is no place of a refused event: give TOPIC/PARTITION/OFFSET, of {' or '.join(SOURCES)}"
-        )
+        message = f"{text[:128]!r} is no place of a refused event: give TOPIC/PARTITION/OFFSET, of {', '.join(SOURCES)}"
         raise InvalidRecord(message, field="coordinates")
     return Coordinates(topic=found[1], partition=int(found[2]), offset=int(found[3]))
 
@@ -176,7 +177,7 @@ def redriven(after: Aftermath) -> str | None:
     return f"accepted at {after.repeated}, sent again by its sender" if after.repeated else None
 
 
-def masked(event: AssetEvent | PolicyChange) -> Any:
+def masked(event: Refused) -> Any:
     """The event in plain members; of keys and salts only the size."""
     return _masked(msgspec.to_builtins(event, builtin_types=(bytes,)))
 

@@ -96,6 +96,8 @@ def await_outcomes(log: LetterLog, decided: Sequence[Decided], wait_s: float) ->
 
 
 def _unsendable(message: Message) -> str | None:
+    if message.topic() == topics.REQUESTS.name:
+        return "a request is made anew by its command: `keymill rotate-kek`, `keymill replay --repair`"
     if message.key() is None:
         return "it has no record key: its sender must send it with one"
     return "it has no value: its sender must send an event" if message.value() is None else None

@@ -24,6 +24,7 @@ from schemas.audit import AuditEvent
 from schemas.codec import decode, encode
 from schemas.events import AssetEvent, AssetIngested, TrackWish
 from schemas.ids import asset_key
+from schemas.operations import OwnerRequest, RequestKind
 from tests.broker import embedded_kafka
 from tests.gateway_rig import ORGANIZATION, PARTITIONS, Rig, eventually, running
 from tests.proxy_rig import challenge
@@ -238,6 +239,27 @@ def test_a_refused_event_is_redriven_after_the_fix(place: Place) -> None:
     eventually(lambda: broken in {row["coordinates"] for row in listed()})
     (again,) = place.told("dlq", "redrive", broken, "--apply", code=1)
     assert "refused" == again["outcome"]
+
+
+def test_what_an_owner_refused_is_shown_with_its_reason_and_never_sent_again(place: Place) -> None:
+    """As the runbook says of a rotation that waits; the command that made the request makes another."""
+    key = asset_key(ORGANIZATION, "nowhere")
+    request = OwnerRequest(
+        organization=ORGANIZATION, asset="nowhere", kind=RequestKind.REPAIR, offsets=(10**9,), request_id="r-1",
+        requested=1,
+    )  # fmt: skip
+    producer = Producer({"bootstrap.servers": place.rig.bootstrap})
+    number = topics.partition_of(topics.REQUESTS, key, PARTITIONS)
+    producer.produce(topics.REQUESTS.name, encode(request), key, partition=number)
+    assert 0 == producer.flush(30)
+    listed = lambda: place.told("dlq", "list", "--asset", "nowhere")  # noqa: E731
+    eventually(lambda: ["event_missing"] == [row["reason"] for row in listed()])
+    where = listed()[0]["coordinates"]
+    shown = place.told("dlq", "show", where)
+    assert ("r-1", "REPAIR", True) == (shown["event"]["request_id"], shown["event"]["kind"], shown["stands"])
+    assert "no event at offset 1000000000" in shown["message"]
+    (never,) = place.told("dlq", "redrive", where, "--apply")
+    assert (False, True) == (never["send"], "keymill replay --repair" in never["note"])
 
 
 def test_audit_events_arrive_when_the_brokers_are_back(place: Place) -> None:

@@ -91,7 +91,9 @@ def test_letters_are_chosen_by_what_is_given(wanted: Wanted, covered: bool) -> N
 
 def test_coordinates_are_read_as_they_are_printed() -> None:
     """And nothing else is taken for some."""
-    assert at(17) == coordinates_of(str(at(17)))
+    for topic in (TOPIC, topics.POLICY_CHANGES.name, topics.REQUESTS.name):
+        place = Coordinates(topic=topic, partition=2, offset=17)
+        assert place == coordinates_of(str(place))
     for text in ("", "drm.assets.v1", "drm.keys.v1/1/2", "drm.assets.v1/1/-2", "drm.assets.v1/1/2/3", f"{OURS}\n"):
         with pytest.raises(InvalidRecord, match="TOPIC/PARTITION/OFFSET"):
             coordinates_of(text)

@@ -7,6 +7,7 @@ on. Exactly resumable: a line's event id is made of file, line number and conten
 lines of one asset as its record remembers ids, so sending a batch again has no second effect.
 """
 
+import codecs
 import fcntl
 import hashlib
 import os
@@ -76,7 +77,10 @@ class Manifest:
             if path.name.endswith(REJECTED) or not path.is_file():
                 continue
             self._refused = []
-            items, upto = self._read_file(path)
+            try:
+                items, upto = self._read_file(path)
+            except FileNotFoundError:
+                continue  # it was moved away meanwhile
             if upto != self._progress.get(path.name, Progress()):
                 return Batch(items=tuple(items), upto=(path, upto))
         return None
@@ -160,6 +164,8 @@ class Manifest:
 
 def record_of(name: str, number: int, line: bytes) -> Outgoing:
     """The asset event that a line says; raises `InvalidRecord` naming the field."""
+    if number == 1:
+        line = line.removeprefix(codecs.BOM_UTF8)  # as some editors and exports begin a file
     if len(line) > MAX_LINE:
         raise InvalidRecord(f"the line has more than {MAX_LINE} bytes", field="body", code="too_large")
     body = read_body(line.strip(), ManifestLine)

@@ -9,6 +9,8 @@ It holds no secret: a fingerprint lets anyone compare and nobody invert.
 """
 
 import hashlib
+import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -18,6 +20,7 @@ from schemas.values import FINGERPRINT_SIZE, KID_SIZE
 
 HEADER: Final = "keymill fingerprint ledger 1\n"
 _SEAL: Final = "sha256 "
+_ENTRY: Final = re.compile(rb"([a-z0-9-]{1,63}) ([0-9a-f]{%d}) ([0-9a-f]{%d})" % (2 * KID_SIZE, 2 * FINGERPRINT_SIZE))
 
 
 class Entry(NamedTuple):
@@ -91,7 +94,7 @@ def compare(before: Ledger, after: Ledger) -> Comparison:
 
 
 def write(ledger: Ledger, path: Path) -> int:
-    """Write the file whole or not at all; returns how many entries it has."""
+    """Write the file whole or not at all, and durably; returns how many entries it has."""
     fresh, digest, count = path.with_name(path.name + ".new"), hashlib.sha256(), 0
     with fresh.open("wb") as file:
         for line in _lines(ledger):
@@ -99,6 +102,8 @@ def write(ledger: Ledger, path: Path) -> int:
             file.write(line)
             count += 1
         file.write(f"{_SEAL}{digest.hexdigest()}\n".encode("ascii"))
+        file.flush()
+        os.fsync(file.fileno())
     fresh.replace(path)
     return count - 1
 
@@ -124,14 +129,9 @@ def read(path: Path) -> Ledger:
     if seal.strip() != hashlib.sha256(body).hexdigest().encode("ascii"):
         raise Corrupt(f"{path} was cut off or changed since it was written: its SHA-256 is another")
     ledger = Ledger()
-    for line in body.decode("ascii").splitlines()[1:]:
-        organization, kid, fp = line.split(" ")
-        ledger.add(organization, [(_sized(kid, KID_SIZE, path), _sized(fp, FINGERPRINT_SIZE, path))])
+    for number, line in enumerate(body.splitlines()[1:], 2):
+        found = _ENTRY.fullmatch(line)
+        if found is None:
+            raise Corrupt(f"{path}:{number} is no entry (organization, KID, fingerprint), though its SHA-256 fits")
+        ledger.add(found[1].decode("ascii"), [(bytes.fromhex(found[2].decode()), bytes.fromhex(found[3].decode()))])
     return ledger
-
-
-def _sized(digits: str, size: int, path: Path) -> bytes:
-    value = bytes.fromhex(digits)
-    if len(value) != size:
-        raise Corrupt(f"{path} has an entry of {len(value)} bytes where {size} belong")
-    return value

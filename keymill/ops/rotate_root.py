@@ -50,9 +50,9 @@ def rotate_root(
 
 
 def time_of(text: str, now_ms: int) -> int:
-    """Epoch ms of an RFC 3339 time, or of a span from now; whole seconds."""
+    """Epoch ms of an RFC 3339 time, or of a span from now, up to the next whole second: +1h is an hour at least."""
     if ahead := AHEAD.fullmatch(text):
-        return (now_ms + int(ahead[1]) * UNIT_MS[ahead[2]]) // 1000 * 1000
+        return -(-(now_ms + int(ahead[1]) * UNIT_MS[ahead[2]]) // 1000) * 1000
     try:
         at = datetime.fromisoformat(text)
     except ValueError:

@@ -67,6 +67,7 @@ def event_of(line: bytes, instance: str) -> AuditEvent:
     try:
         told, sequence = _decoder.decode(text), int(number)
         at = round(datetime.fromisoformat(told.timestamp).timestamp() * 1000)
+        kids = tuple(bytes.fromhex(kid) for kid in told.kids if len(kid) == _KID_HEX)
     except (msgspec.MsgspecError, ValueError) as error:
         raise InvalidRecord(f"a line of the spool cannot be read: {type(error).__name__}") from None
     return AuditEvent(
@@ -81,7 +82,7 @@ def event_of(line: bytes, instance: str) -> AuditEvent:
         drm_system=told.drm_system,
         organization=told.organization[:MAX_TEXT],
         asset=told.asset[:MAX_TEXT],
-        kids=tuple(bytes.fromhex(kid) for kid in told.kids if len(kid) == _KID_HEX),
+        kids=kids,
         key_versions=told.key_versions,
         policy_id=told.policy_id,
         policy_version=told.policy_version,

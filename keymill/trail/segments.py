@@ -25,12 +25,17 @@ class Usage(NamedTuple):
 
 
 def create(folder: Path, instance: str, number: int) -> tuple[int, Path]:
-    """A new segment, empty and locked before anybody can see it under its name."""
+    """A new segment, empty and locked before anybody can see it under its name, which survives the machine."""
     path = folder / f"{instance}.{number:010d}{OPEN}"
     nascent = path.with_suffix(NASCENT)
     descriptor = os.open(nascent, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     nascent.rename(path)
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(place)
+    finally:
+        os.close(place)
     return descriptor, path
 
 

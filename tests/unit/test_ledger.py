@@ -54,6 +54,15 @@ def test_a_changed_file_is_refused(tmp_path: Path, change) -> None:
         ledger.read(path)
 
 
+@pytest.mark.parametrize("entry", ["demo", "demo 00 11", f"demo {'g' * 32} {'0' * 32}", f"dé {'0' * 32} {'0' * 32}"])
+def test_an_entry_that_is_none_is_refused_though_the_seal_fits(tmp_path: Path, entry: str) -> None:
+    """Whoever sealed it: it is told by its line."""
+    body = f"{ledger.HEADER}{entry}\n".encode()
+    (tmp_path / "l").write_bytes(body + f"sha256 {hashlib.sha256(body).hexdigest()}\n".encode())
+    with pytest.raises(Corrupt, match="l:2 is no entry"):
+        ledger.read(tmp_path / "l")
+
+
 def test_another_file_is_no_ledger(tmp_path: Path) -> None:
     """A slip of the command line is told."""
     (tmp_path / "l").write_text("organization,kid\n")

@@ -1,5 +1,6 @@
 """The manifest folder as a source: in order, resumable, refusals beside."""
 
+import codecs
 import json
 import os
 from pathlib import Path
@@ -109,6 +110,36 @@ def test_bad_lines_are_refused_with_number_and_reason(tmp_path: Path) -> None:
     assert all(each["message"] and each["code"] for each in refused)
     source.close()
     assert Manifest(tmp_path).read() is None
+
+
+def test_the_text_of_other_machines_is_read(tmp_path: Path) -> None:
+    """A byte order mark and CRLF say nothing: the events are those of the plain file."""
+    plain = line("a1") + line("a2")
+    spelt = codecs.BOM_UTF8 + plain.replace("\n", "\r\n").encode()
+    said = []
+    for content in (plain.encode(), spelt):
+        (folder := tmp_path / str(len(content))).mkdir()
+        (folder / "a.jsonl").write_bytes(content)
+        said.append([(event.asset, event.event_id) for event in events(Manifest(folder))])
+    assert ["a1", "a2"] == [asset for asset, _ in said[0]]
+    assert said[0] == said[1]
+
+
+def test_a_file_that_is_moved_away_costs_itself_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at the folder and the look at the file."""
+    (tmp_path / "a.jsonl").write_text(line("a1"))
+    (tmp_path / "b.jsonl").write_text(line("b1"))
+    there = Path.is_file
+
+    def is_file(path: Path) -> bool:
+        found = there(path)
+        if path.name == "a.jsonl":
+            path.unlink()
+        return found
+
+    source = Manifest(tmp_path)
+    monkeypatch.setattr(Path, "is_file", is_file)
+    assert ["b1"] == [event.asset for event in events(source)]
 
 
 def test_crash_after_the_refusals_does_not_write_them_twice(tmp_path: Path) -> None:

@@ -245,9 +245,10 @@ def test_every_owner_gets_one_barrier(partitions: int) -> None:
 
 
 def test_a_root_activates_at_a_time_or_after_a_span() -> None:
-    """Whole seconds; anything else is refused with an example."""
+    """Whole seconds, a span is no shorter than it says; anything else is refused with an example."""
     spans = [time_of(text, NOW) for text in ("+90m", "+24h", "+2d")]
     assert [NOW + 5_400_000, NOW + 86_400_000, NOW + 172_800_000] == spans
+    assert [NOW + 3_601_000, NOW + 3_600_000] == [time_of("+1h", NOW + 1), time_of("+60m", NOW)]
     assert time_of("2027-01-15T09:00:00+01:00", NOW) == time_of("2027-01-15T08:00:00Z", NOW)
     for wrong in ("tomorrow", "2027-01-15T08:00:00", "+24", "24h"):
         with pytest.raises(InvalidRecord, match="RFC 3339"):

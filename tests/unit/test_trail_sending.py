@@ -1,9 +1,12 @@
 """From the spool to the brokers: nothing is lost at the edges of batches, producers and the end."""
 
+import os
+import stat
 import threading
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from keymill.errors import Unavailable
@@ -14,12 +17,15 @@ from tests.unit.test_trail import MIB, Brokers, lost, numbered, sequences
 
 
 def test_a_line_that_cannot_be_read_is_counted_and_costs_itself_only(tmp_path: Path) -> None:
-    """Whoever damaged it."""
+    """Whoever damaged it, and wherever."""
     writer, before, brokers = Spool(tmp_path, "w", limit=MIB), lost(), Brokers()
-    writer.append([numbered(1)[0], b"garbage", numbered(1, 3)[0]])
+    first, last = numbered(1)[0], numbered(1, 3)[0]
+    told = msgspec.json.decode(first.partition(b" ")[2])
+    damaged = [{"kids": ["z" * 32]}, {"timestamp": "now"}]
+    writer.append([first, b"garbage", *(b"2 " + msgspec.json.encode(told | each) for each in damaged), last])
     writer.close()
     assert 2 == send_spool(tmp_path, brokers)
-    assert ([1, 3], 1) == (sequences(brokers, "w"), lost() - before)
+    assert ([1, 3], 3) == (sequences(brokers, "w"), lost() - before)
 
 
 def test_more_lines_than_a_batch_all_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,12 +39,14 @@ def test_more_lines_than_a_batch_all_arrive(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_what_is_appended_is_synced_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It survives the machine."""
+    """It survives the machine, and so does the name of its file, once for each."""
     synced: list[int] = []
+    folders: list[bool] = []
     monkeypatch.setattr(spool.os, "fdatasync", synced.append)
+    monkeypatch.setattr(spool.os, "fsync", lambda place: folders.append(stat.S_ISDIR(os.fstat(place).st_mode)))
     writer = Spool(tmp_path, "w", limit=MIB)
-    assert 1 == writer.append(numbered(1))
-    assert [writer._descriptor] == synced
+    assert 1 == writer.append(numbered(1)) == writer.append(numbered(1, 2))
+    assert ([writer._descriptor] * 2, [True]) == (synced, folders)
     writer.close()
 
 

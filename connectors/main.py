@@ -4,10 +4,11 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import closing
-from typing import Final
+from typing import Final, NamedTuple
 
 from connectors.contract import Source
 from connectors.manifest import Manifest
+from connectors.pulse import Pulse
 from connectors.runner import drain, relay
 from connectors.sql_archive import SqlArchive
 from connectors.sql_outbox import SqlOutbox
@@ -26,6 +27,15 @@ from schemas import topics
 log = telemetry.logger("connectors.main")
 
 
+class Running(NamedTuple):
+    """What a connector is given: `stop` ends it, with `once` it ends by itself, `pulse` says how it is getting on."""
+
+    settings: ConnectSettings
+    stop: threading.Event
+    once: bool
+    pulse: Pulse
+
+
 def run(name: str, settings: ConnectSettings, *, once: bool = False) -> int:
     """
     Run a connector until SIGTERM, or with *once* until there is nothing more to move; returns the exit code.
@@ -37,29 +47,29 @@ def run(name: str, settings: ConnectSettings, *, once: bool = False) -> int:
     telemetry.configure(f"connect-{name}", settings.log_level)
     if name not in CONNECTORS:
         raise Misconfigured(f"there is no connector {name}: one of {', '.join(CONNECTORS)}")
-    if not settings.bootstrap:
-        raise Misconfigured("bootstrap (KEYMILL_BOOTSTRAP) is empty: name the Kafka brokers, or run `keymill up`")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    running = Running(settings, stop, once, Pulse())
     if once:  # it ends by itself, says nothing of itself where one that stays does, and stdout is its command's
-        CONNECTORS[name](settings, stop, once)
+        CONNECTORS[name](running)
     else:
-        with standing(name, settings, stop) as url:
+        with standing(name, settings, stop, running.pulse) as url:
             announce(url)
-            CONNECTORS[name](settings, stop, once)
+            CONNECTORS[name](running)
     log.info("connector stopped", connector=name)
     return 0
 
 
-def _manifest(settings: ConnectSettings, stop: threading.Event, once: bool) -> None:
-    if settings.manifest_dir is None:
+def _manifest(running: Running) -> None:
+    folder = running.settings.manifest_dir
+    if folder is None:
         raise Misconfigured("manifest_dir (KEYMILL_MANIFEST_DIR) is empty: name the folder of *.jsonl files")
-    folder = settings.manifest_dir
-    _relay(settings, lambda _partitions: Manifest(folder), settings.poll_s, stop, once)
+    _relay(running, lambda _partitions: Manifest(folder), running.settings.poll_s)
 
 
-def _outbox(settings: ConnectSettings, stop: threading.Event, once: bool) -> None:
+def _outbox(running: Running) -> None:
+    settings = running.settings
     text = settings.outbox_url.get_secret_value()
     if not text:
         raise Misconfigured("outbox_url (KEYMILL_OUTBOX_URL) is empty: name the database that has the outbox's table")
@@ -68,30 +78,30 @@ def _outbox(settings: ConnectSettings, stop: threading.Event, once: bool) -> Non
     def outbox(partitions: int) -> Source:
         return SqlOutbox(url, settings.outbox_table, partitions=partitions, batch=settings.outbox_batch)
 
-    _relay(settings, outbox, settings.outbox_poll_ms / 1000, stop, once)
+    _relay(running, outbox, settings.outbox_poll_ms / 1000)
 
 
-def _relay(
-    settings: ConnectSettings, make: Callable[[int], Source], poll_s: float, stop: threading.Event, once: bool
-) -> None:
-    assets = require_topics(settings.bootstrap, [topics.ASSETS.name])[topics.ASSETS.name]
-    publisher = Publisher(settings.bootstrap, {assets.topic: assets.partitions})
+def _relay(running: Running, make: Callable[[int], Source], poll_s: float) -> None:
+    bootstrap = running.settings.bootstrap
+    assets = require_topics(bootstrap, [topics.ASSETS.name])[topics.ASSETS.name]
+    publisher = Publisher(bootstrap, {assets.topic: assets.partitions})
     with closing(publisher), closing(make(assets.partitions)) as source:
         publisher.start()
         log.info("connector started")
-        relay(source, publisher, stop=stop, poll_s=poll_s, once=once)
+        relay(source, publisher, stop=running.stop, poll_s=poll_s, once=running.once, pulse=running.pulse)
 
 
-def _archive(settings: ConnectSettings, stop: threading.Event, once: bool) -> None:
+def _archive(running: Running) -> None:
+    settings = running.settings
     adopted = require_topics(settings.bootstrap, ARCHIVED)
     url = archive_url(settings.archive_url.get_secret_value(), settings.data)
     tail = WholeTail({"bootstrap.servers": settings.bootstrap}, ARCHIVED, most=settings.archive_batch)
     with closing(tail), closing(SqlArchive(ArchiveWriter(url, adopted))) as sink:
         log.info("connector started", archive=sql.name_of(url))
-        drain(tail, sink, stop=stop, once=once)
+        drain(tail, sink, stop=running.stop, once=running.once, pulse=running.pulse)
 
 
-CONNECTORS: Final[dict[str, Callable[[ConnectSettings, threading.Event, bool], None]]] = {
+CONNECTORS: Final[dict[str, Callable[[Running], None]]] = {
     "manifest": _manifest,
     "sql-archive": _archive,
     "sql-outbox": _outbox,

@@ -10,6 +10,7 @@ import time
 from typing import Final
 
 from connectors.contract import Batch, Item, Sink, Source
+from connectors.pulse import Pulse
 from keymill import telemetry
 from keymill.errors import Reject, Retry
 from keymill.kafka.positions import Slot, Whole
@@ -29,29 +30,40 @@ log = telemetry.logger("connectors.runner")
 class Backoff:
     """How long to wait before the next try, and a line in the log for each."""
 
-    def __init__(self, stop: threading.Event) -> None:
+    def __init__(self, stop: threading.Event, pulse: Pulse) -> None:
         self._stop = stop
+        self._pulse = pulse
         self._failures = 0
 
     def failed(self, error: Retry) -> None:
         """Say why, and wait, or until the program is told to stop."""
         pause_s = BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
         self._failures += 1
+        self._pulse.hindered(str(error))
         log.warning("trying again", error=str(error), pause_s=pause_s)
         self._stop.wait(pause_s)
 
     def succeeded(self) -> None:
         """The next failure is the first again."""
         self._failures = 0
+        self._pulse.works()
 
 
-def relay(source: Source, publisher: Publisher, *, stop: threading.Event, poll_s: float, once: bool = False) -> None:
+def relay(
+    source: Source,
+    publisher: Publisher,
+    *,
+    stop: threading.Event,
+    poll_s: float,
+    once: bool = False,
+    pulse: Pulse | None = None,
+) -> None:
     """
     Run until *stop* is set, or with *once* until the source has nothing more.
 
     A batch that cannot be published now is released and read again: nothing is held while the brokers are away.
     """
-    backoff = Backoff(stop)
+    backoff = Backoff(stop, pulse or Pulse())
     while not stop.is_set():
         try:
             batch = source.read()
@@ -68,17 +80,21 @@ def relay(source: Source, publisher: Publisher, *, stop: threading.Event, poll_s
             stop.wait(poll_s)
 
 
-def drain(tail: WholeTail, sink: Sink, *, stop: threading.Event, once: bool = False) -> None:
+def drain(
+    tail: WholeTail, sink: Sink, *, stop: threading.Event, once: bool = False, pulse: Pulse | None = None
+) -> None:
     """Run until *stop* is set, or with *once* until everything is kept that was there at the start."""
-    backoff = Backoff(stop)
+    pulse = pulse or Pulse()
+    backoff = Backoff(stop, pulse)
     _begin(tail, sink, stop, backoff)
     written, told = 0, time.monotonic()
     while not stop.is_set():
         caught_up = tail.caught_up
         records = tail.records(TAIL_POLL_S)
-        _keep(records, tail.slots, sink, stop, backoff)
+        if not _keep(records, tail.slots, sink, stop, backoff):
+            return
         written += len(records)
-        telemetry.CONNECT_BEHIND.set(tail.behind)
+        pulse.kept(tail.slots, behind=tail.behind, caught_up=tail.caught_up, notice=tail.notice)
         if (tail.caught_up and not caught_up) or (written and time.monotonic() - told > PROGRESS_S):
             log.info("records kept", records=written, behind=tail.behind, caught_up=tail.caught_up, notice=tail.notice)
             written, told = 0, time.monotonic()
@@ -100,8 +116,8 @@ def _begin(tail: WholeTail, sink: Sink, stop: threading.Event, backoff: Backoff)
 
 def _keep(
     records: list[Whole], slots: dict[str, dict[int, Slot]], sink: Sink, stop: threading.Event, backoff: Backoff
-) -> None:
-    """Until the sink has them; a stop before that leaves them to be read again."""
+) -> bool:
+    """Until the sink has them; False when a stop before that leaves them to be read again."""
     while not stop.is_set():
         try:
             sink.write(records, slots)
@@ -109,7 +125,8 @@ def _keep(
             backoff.failed(error)
         else:
             backoff.succeeded()
-            return
+            return True
+    return False
 
 
 def _deliver(batch: Batch, source: Source, publisher: Publisher) -> None:

@@ -6,22 +6,23 @@ from contextlib import contextmanager
 
 from starlette.applications import Starlette
 
+from connectors.pulse import Pulse
 from keymill.config import ConnectSettings
 from keymill.http.health import STOPPING, Readiness, health_routes
 from keymill.http.server import ServingThread, dress, listen, url_of
-from keymill.kafka.reporting import Observation, reporter_of
+from keymill.kafka.reporting import reporter_of
 
 
 @contextmanager
-def standing(name: str, settings: ConnectSettings, stop: threading.Event) -> Iterator[str]:
-    """Serve and report while the block runs, at the URL that it gets; the program is ready until *stop* is set."""
-    readiness = Readiness(lambda: STOPPING if stop.is_set() else None)
+def standing(name: str, settings: ConnectSettings, stop: threading.Event, pulse: Pulse) -> Iterator[str]:
+    """Serve and report while the block runs, at the URL that it gets: ready while it keeps up, until *stop* is set."""
+    readiness = Readiness(lambda: STOPPING if stop.is_set() else None, pulse.reason)
     bound = listen(settings.host, settings.connect_port)
     web = dress(Starlette(routes=health_routes(readiness)), program=f"connect-{name}")
     served = ServingThread(web, settings=settings, bound=bound).start()
     try:
         with reporter_of(
-            settings, f"connect-{name}", lambda: Observation(waits_for=readiness.reason()), port=settings.connect_port
+            settings, f"connect-{name}", lambda: pulse.observe(readiness.reason()), port=settings.connect_port
         ):
             yield url_of(bound, settings)
     finally:

@@ -86,6 +86,9 @@ UPSTREAM_OPEN = Gauge(
 
 ARCHIVED = Counter("keymill_archived_rows_total", "Rows given to the SQL archive by table", ["table"])
 CONNECT_BEHIND = Gauge("keymill_connect_behind", "Records between a sink connector and the ends of its topics")
+CONNECT_STALLED = Gauge(
+    "keymill_connect_stalled_seconds", "Since a connector that has to try again last moved what there was; else 0"
+)
 RELAYED = Counter(
     "keymill_relayed_total", "Items of a source connector by what became of them", ["connector", "outcome"]
 )

@@ -15,6 +15,9 @@ from keymill.errors import Misconfigured
 
 LOCK: Final = 0x6B6D_6172
 """PostgreSQL's advisory lock of everything that writes an archive."""
+LOCK_S: Final = 30
+"""As long as SQLite waits (`sql.BUSY_S`)."""
+FROZEN_S: Final = 60
 
 
 def upgrade(connection: Connection) -> None:
@@ -38,8 +41,14 @@ def upgrade(connection: Connection) -> None:
 
 
 def lock(connection: Connection) -> None:
-    """Keep other writers out until the transaction ends; SQLite's has the write lock already."""
+    """
+    Keep other writers out until the transaction ends; SQLite's has the write lock already.
+
+    Neither waits without end: a writer that is frozen with the lock loses it, and who waits for too long is told.
+    """
     if connection.dialect.name == sql.POSTGRESQL:
+        connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = '{FROZEN_S}s'"))
+        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_S}s'"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
 
 

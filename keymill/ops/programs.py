@@ -18,6 +18,7 @@ from keymill.config import (
     load,
 )
 from keymill.errors import KeymillError
+from keymill.ops.address import bootstrap_of
 from keymill.ops.exits import exit_code_of, worded
 from keymill.ops.options import Bootstrap, Data, File
 from keymill.process import end_with_parent
@@ -128,7 +129,7 @@ def connect(
     from connectors.main import run
 
     loaded = _load(ConnectSettings, settings, parent, data=data, bootstrap=bootstrap, manifest_dir=manifest_dir)
-    return run(name, loaded, once=once)
+    return run(name, loaded.model_copy(update={"bootstrap": bootstrap_of(loaded)}), once=once)
 
 
 def _logged(command: Callable[..., int]) -> Callable[..., int]:

@@ -21,6 +21,7 @@ CONSUMED: Final = (topics.ASSETS.name, topics.POLICY_CHANGES.name, topics.REQUES
 AUDIT_OLD_MS: Final = 8 * topics.DAY_MS
 """An audit is run every week at least, or followed."""
 CUT_OFF: Final = "a-view-is-behind-or-cut-off"
+ARCHIVE: Final = "the-archive-lags-or-stops"
 AUDIT: Final = "records-are-missing-or-an-audit-says-so"
 WORDS_MAX: Final = 3
 """Of many like concerns this many are spelt out."""
@@ -157,7 +158,9 @@ def _of_programs(lines: tuple[ProgramLine, ...], limits: Limits) -> Iterator[Con
         if line.waits_for:
             yield Concern(what=f"{name} is not ready: {line.waits_for}", runbook="a-program-is-not-ready")
         if line.lag > limits.lag:
-            yield Concern(what=f"the view of {name} is {line.lag} records behind", runbook=CUT_OFF)
+            sink = line.program.startswith("connect-")
+            whose, runbook = (name, ARCHIVE) if sink else (f"the view of {name}", CUT_OFF)
+            yield Concern(what=f"{whose} is {line.lag} records behind", runbook=runbook)
         if line.staleness_s > limits.stale_s:
             yield Concern(
                 what=f"{name} has not heard from the brokers for {line.staleness_s:.0f} s",

@@ -17,7 +17,7 @@ from sqlalchemy import URL, create_engine, text
 
 from connectors.sql_archive import SqlArchive
 from keymill import sql
-from keymill.archive import tables
+from keymill.archive import migrate, tables
 from keymill.archive.reading import ArchiveReader
 from keymill.archive.writing import ArchiveWriter, archive_url
 from keymill.errors import Misconfigured, Unavailable
@@ -255,6 +255,25 @@ def test_idle_archive_is_not_written_to(url: URL) -> None:
         assert query(url, "SELECT moved FROM positions") == before
         sink.write([], {topics.KEYS.name: {0: Slot(5)}})
         assert sink.checkpoints()[topics.KEYS.name].slots == {0: Slot(5, -1)}
+
+
+def test_a_writer_that_is_frozen_holds_the_others_up_for_a_while_only(
+    server: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for its lock is told, and tries again; the frozen one loses its transaction."""
+    monkeypatch.setattr(migrate, "LOCK_S", 0.2)
+    monkeypatch.setattr(migrate, "FROZEN_S", 1)
+    with fresh_database(server) as url, closing(ArchiveWriter(url, adopted())) as writer:
+        engine = sql.open_engine(url)
+        with engine.connect() as frozen, sql.failures(url):
+            migrate.lock(frozen)
+            with pytest.raises(Unavailable, match="lock timeout"):
+                writer.write(EVERY_RECORD, slots_after(EVERY_RECORD))
+            time.sleep(1.2)
+            writer.write(EVERY_RECORD, slots_after(EVERY_RECORD))
+            with pytest.raises(Unavailable), sql.failures(url):
+                frozen.execute(text("SELECT 1"))
+        engine.dispose()
 
 
 def test_what_an_archive_lacks_is_counted_by_partition(url: URL) -> None:

@@ -5,9 +5,12 @@ import threading
 import pytest
 
 from connectors.contract import Batch, Item
-from connectors.runner import relay
+from connectors.pulse import Pulse
+from connectors.runner import drain, relay
 from keymill.errors import Corrupt, InvalidRecord, KeymillError, Reject, Unavailable
 from keymill.kafka.outgoing import Outgoing
+from keymill.kafka.positions import Checkpoint, Slot, Whole
+from keymill.telemetry import CONNECT_STALLED
 
 
 class Lines:
@@ -126,3 +129,91 @@ def test_stop_leaves_the_batch() -> None:
 
     relay(source, Away(), stop=stop, poll_s=0.01)  # type: ignore[arg-type]
     assert source.acknowledged == []
+
+
+def stalled() -> float:
+    """What the metric says."""
+    return float(CONNECT_STALLED._value.get())
+
+
+def test_a_source_that_tries_again_is_not_ready_and_says_why() -> None:
+    """Until it succeeds: the reason is that of the failure, and the metric tells for how long."""
+    pulse, seen = Pulse(), []
+
+    class Looking(Broker):
+        def flush_all(self, deliveries: list[Sent]) -> None:
+            seen.append((pulse.reason(), stalled() > 0))
+            super().flush_all(deliveries)
+
+    broker = Looking(Unavailable("no broker"), Unavailable("no broker"))
+    relay(Lines(), broker, stop=threading.Event(), poll_s=0.01, once=True, pulse=pulse)  # type: ignore[arg-type]
+    tries_again = "it cannot go on and tries again: no broker"
+    assert [(None, False), (tries_again, True), (tries_again, True), (None, False)] == seen
+    assert (None, 0.0) == (pulse.reason(), stalled())
+
+
+class Reading:
+    """A tail of four records, one at a time; with the last it is caught up."""
+
+    notice: str | None = None
+
+    def __init__(self) -> None:
+        self.slots: dict[str, dict[int, Slot]] = {"t": {0: Slot(0)}}
+        self.caught_up = False
+        self.behind = 4
+
+    def start(self, _known: object) -> dict[str, Checkpoint]:
+        """From the beginning."""
+        return {}
+
+    def records(self, _timeout_s: float) -> list[Whole]:
+        """The next one."""
+        offset = self.slots["t"][0].offset
+        self.slots = {"t": {0: Slot(offset + 1)}}
+        self.behind -= 1
+        self.caught_up = self.behind == 0
+        return [Whole("t", 0, offset, b"k", b"v", 1)]
+
+
+class Kept:
+    """A sink whose database is away at each second write; it notes what its connector says of itself meanwhile."""
+
+    def __init__(self, pulse: Pulse) -> None:
+        self.pulse = pulse
+        self.offsets: list[int] = []
+        self.said: list[tuple[str | None, int, int]] = []
+
+    def checkpoints(self) -> dict[str, Checkpoint]:
+        """None yet."""
+        return {}
+
+    def begin(self, _places: object) -> None:
+        """Nothing to note."""
+
+    def write(self, records: list[Whole], _slots: object) -> None:
+        """Every second time it fails."""
+        self.look()
+        if len(self.said) % 2:
+            raise Unavailable("the database is away")
+        self.offsets += [record.offset for record in records]
+
+    def look(self) -> None:
+        """What a report would say."""
+        told = self.pulse.observe(self.pulse.reason())
+        reached = told.progress[0].positions[0].position if told.progress else 0
+        self.said.append((told.waits_for, told.behind, reached))
+
+
+def test_a_sink_tells_how_far_it_really_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read and is not kept yet does not count: a database that is away shows as lag, and as the reason."""
+    monkeypatch.setattr("connectors.runner.BACKOFF_S", (0.001,))
+    sink = Kept(pulse := Pulse())
+    drain(Reading(), sink, stop=threading.Event(), once=True, pulse=pulse)  # type: ignore[arg-type]
+    sink.look()
+    away = "it cannot go on and tries again: the database is away"
+    behind = "it catches up: {} records are to be kept yet"
+    assert [0, 1, 2, 3] == sink.offsets
+    assert [
+        (None, 0, 0), (away, 0, 0), (behind.format(3), 3, 1), (away, 3, 1), (behind.format(2), 2, 2), (away, 2, 2),
+        (behind.format(1), 1, 3), (away, 1, 3), (None, 0, 4),
+    ] == sink.said  # fmt: skip

@@ -77,6 +77,10 @@ CASES: dict[str, tuple[str, Standing]] = {
     "a silent program": ("has not reported for 40 s", standing(report("gateway", at=NOW - 40_000))),
     "a program that waits": ("not ready: the view", standing(report("gateway", waits_for="the view is behind"))),
     "a view that is behind": ("view of gateway/one is 11", standing(report("gateway", progress=BEHIND))),
+    "an archive that is behind": (
+        "connect-sql-archive/one is 11",
+        standing(report("connect-sql-archive", progress=BEHIND)),
+    ),
     "a view that is cut off": ("not heard from the brokers for 61", standing(report("gateway", staleness_ms=61_000))),
     "a missing epoch": (
         "processor/one lacks KEK epoch 2 of demo",

@@ -1,0 +1,50 @@
+"""How a running connector is getting on: written by its loop, read by whoever asks (/readyz, reports, metrics)."""
+
+import time
+from collections.abc import Mapping
+
+from keymill import telemetry
+from keymill.kafka.positions import Slot
+from keymill.kafka.reporting import Observation
+from keymill.snapshot.observed import progress_of
+
+
+class Pulse:
+    """Each member is replaced whole, so that another thread reads one that was true a moment ago."""
+
+    def __init__(self) -> None:
+        self._well_at = time.monotonic()
+        self._trouble: str | None = None
+        self._kept: dict[str, dict[int, int]] = {}
+        self._behind = 0
+        self._caught_up = True
+        self._notice: str | None = None
+        telemetry.CONNECT_STALLED.set(0)
+
+    def works(self) -> None:
+        """What there was to move was moved."""
+        self._well_at, self._trouble = time.monotonic(), None
+        telemetry.CONNECT_STALLED.set(0)
+
+    def hindered(self, reason: str) -> None:
+        """It has to try again."""
+        self._trouble = reason
+        telemetry.CONNECT_STALLED.set(time.monotonic() - self._well_at)
+
+    def kept(
+        self, slots: Mapping[str, Mapping[int, Slot]], *, behind: int, caught_up: bool, notice: str | None
+    ) -> None:
+        """A sink has everything below *slots*; *behind* records come after that. *notice*: what hinders reading."""
+        self._kept = {name: {part: slot.offset for part, slot in parts.items()} for name, parts in slots.items()}
+        self._behind, self._caught_up, self._notice = behind, caught_up, notice
+        telemetry.CONNECT_BEHIND.set(behind)
+
+    def reason(self) -> str | None:
+        """Why it is not ready; None when it keeps up."""
+        if trouble := self._trouble or self._notice:
+            return f"it cannot go on and tries again: {trouble}"
+        return None if self._caught_up else f"it catches up: {self._behind} records are to be kept yet"
+
+    def observe(self, waits_for: str | None) -> Observation:
+        """For a report; where a sink stands is told by topic, so that others see how far it is behind."""
+        return Observation(waits_for=waits_for, behind=self._behind, progress=progress_of(self._kept))

@@ -72,7 +72,7 @@ COMMANDS: Final[Mapping[str, Meaning]] = {
     "import csv": Meaning("a row has a problem, or something is to be sent and --apply is not given"),
     **dict.fromkeys(("rebuild keys", "rebuild policies"), _REBUILT),
     "rebuild snapshot": Meaning("--apply is not given", "no broker answers, or the view does not catch up in time"),
-    "rebuild archive": Meaning("something is to be archived and --apply is not given"),
+    "rebuild archive": Meaning("something is left to archive: --apply is not given, or it was stopped"),
     "backup save": Meaning("a saved secret does not open with the saved keys, and the file is there all the same"),
     "backup verify": Meaning("a saved secret does not open with the saved keys", "", "the file is damaged or another"),
     "backup show": Meaning("", "", "the file is damaged"),

@@ -49,7 +49,8 @@ def restore(
     """
     Give back what is missing: keys to the key file, topics with their generations, the newest records.
 
-    Keys are only added; a key that is another in the backup is a contradiction, and then nothing is written at all.
+    Keys are only added; a key that is another in the backup is a contradiction, and then nothing is written at all, no
+    topic either: the backup may be another installation's.
     """
     from keymill.ops.backup_file import read_backup
     from keymill.ops.recipients import read_identity

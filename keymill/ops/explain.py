@@ -90,6 +90,7 @@ def _explained(asked: Asked, settings: ProcessorSettings) -> tuple[KeyLineage | 
         if isinstance(found, AssetLineage):
             return complete(found, settings, [with_events, with_claims, with_audit(*audit)])
         with Log(settings) as log:
+            _tell_claims(log, asked, found)
             wanted = asked.what
             answers = log.audit(asked.since_ms, [wanted.encode()], lambda event: event.request_id == wanted)
         if not answers:
@@ -111,9 +112,29 @@ def _in_view(view: Reads, asked: Asked) -> KeyLineage | AssetLineage | list[str]
     if len(found) > 1:
         names = ", ".join(each.organization for each in found)
         raise InvalidRecord(f"{names} each have one: name one with --organization", field="organization")
-    if not found and asked.kind in (As.KID, As.ASSET):
+    if not found and asked.kind is As.ASSET:
         raise UnknownKey(_nowhere(asked, organizations))
     return found[0] if found else organizations
+
+
+def _tell_claims(log: Log, asked: Asked, organizations: list[str]) -> None:
+    """
+    A KID without a key may be spoken for: by an event that was refused for something else, or waits.
+
+    Raises:
+        UnknownKey: it is, or it was asked for as a KID and no log knows it.
+    """
+    kid = kid_of(asked.what)
+    claims = log.claims(organizations, kid) if kid else {}
+    for organization, claim in claims.items():
+        place = f"{claim.place.topic}/{claim.place.partition}/{claim.place.offset}"
+        raise UnknownKey(
+            f"KID {asked.what} has no key. It was claimed for asset {organization}/{claim.asset}, key version "
+            f"{claim.key_version}, at {claim.recorded} ({place}); the event that names it was refused for something "
+            "else, or waits (`keymill dlq list`). No other asset or version can have it: docs/import.md"
+        )
+    if asked.kind is As.KID:
+        raise UnknownKey(_nowhere(asked, organizations))
 
 
 def _nowhere(asked: Asked, organizations: list[str]) -> str:

@@ -93,16 +93,23 @@ class Log:
 
     def claim(self, organization: str, kid: bytes) -> ClaimTold | None:
         """The claim that won a KID: the first. Reads one partition of the claims."""
-        record_key, topic = claim_key(organization, kid), topics.CLAIMS
-        ends = end_offsets(self.bootstrap, topic.name)
-        partition = topics.partition_of(topic, record_key, len(ends))
-        with Advance("reading claims", ends[partition]) as advance:
-            for message in _counted(self._scanner.read(topic.name, partition, end=ends[partition]), advance):
-                if message.key() != record_key:
-                    continue
-                place = Place(topic=topic.name, partition=partition, offset=message.offset() or 0)
-                return claim_told(decode(message.value() or b"", Claim), place, message.timestamp()[1])
-        return None
+        return self.claims([organization], kid).get(organization)
+
+    def claims(self, organizations: Sequence[str], kid: bytes) -> dict[str, ClaimTold]:
+        """The claim that won a KID, of each organization that has one. Reads the partitions of these claims."""
+        topic, ends = topics.CLAIMS, end_offsets(self.bootstrap, topics.CLAIMS.name)
+        wanted = {claim_key(name, kid): name for name in organizations}
+        places = {topics.partition_of(topic, record_key, len(ends)) for record_key in wanted}
+        found: dict[str, ClaimTold] = {}
+        with Advance("reading claims", sum(ends[number] for number in places)) as advance:
+            for number in sorted(places):
+                for message in _counted(self._scanner.read(topic.name, number, end=ends[number]), advance):
+                    name = wanted.get(message.key() or b"")
+                    if name is None or name in found:
+                        continue
+                    place = Place(topic=topic.name, partition=number, offset=message.offset() or 0)
+                    found[name] = claim_told(decode(message.value() or b"", Claim), place, message.timestamp()[1])
+        return found
 
     def policy(self, organization: str, policy_id: int, version: int) -> PolicyTold:
         """A policy in that version, while the compacted topic keeps it: a week at least. Reads one partition."""

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,10 @@ from schemas import topics
 from schemas.audit import AuditEvent
 from schemas.codec import decode, encode
 from schemas.events import AssetEvent, AssetIngested, TrackWish
-from schemas.ids import asset_key
+from schemas.ids import asset_key, claim_key
 from schemas.operations import OwnerRequest, RequestKind
+from schemas.records import Claim
+from schemas.values import LogPosition, Scheme
 from tests.broker import embedded_kafka
 from tests.gateway_rig import ORGANIZATION, PARTITIONS, Rig, eventually, running
 from tests.proxy_rig import challenge
@@ -239,6 +242,29 @@ def test_a_refused_event_is_redriven_after_the_fix(place: Place) -> None:
     eventually(lambda: broken in {row["coordinates"] for row in listed()})
     (again,) = place.told("dlq", "redrive", broken, "--apply", code=1)
     assert "refused" == again["outcome"]
+
+
+def test_a_kid_that_is_claimed_and_has_no_key_is_explained(place: Place) -> None:
+    """As after an event that was refused for another of its KIDs: whose it is, and that nobody else can have it."""
+    kid = uuid.uuid4()
+    key = claim_key(ORGANIZATION, kid.bytes)
+    claim = Claim(
+        organization=ORGANIZATION, kid=kid.bytes, asset="unborn", key_version=1, label="SD", scheme=Scheme.CBCS,
+        root_version=1, event=LogPosition(generation=0, offset=3),
+    )  # fmt: skip
+    number = topics.partition_of(topics.CLAIMS, key, PARTITIONS)
+    assert 1 == place.keymill("explain", str(kid), "--as", "kid", code=1).stderr.count("is not in the view")
+    producer = Producer({"bootstrap.servers": place.rig.bootstrap})
+    producer.produce(topics.CLAIMS.name, encode(claim), key, partition=number)
+    assert 0 == producer.flush(30)
+    for more in ((), ("--as", "kid"), ("--organization", ORGANIZATION)):
+        told = place.keymill("explain", str(kid), *more, code=1).stderr
+        assert f"has no key. It was claimed for asset {ORGANIZATION}/unborn, key version 1" in told
+    taken = place.rig.post("?wait=1", {"asset_id": "other", "tracks": [{"track_type": "SD", "kid": str(kid)}]})
+    assert (409, "kid_taken") == (taken.status_code, taken.json()["code"])
+    made = place.rig.post("?wait=1", {"asset_id": "unborn", "tracks": [{"track_type": "SD", "kid": str(kid)}]})
+    assert [str(kid)] == kids_of(made)
+    eventually(lambda: "unborn" == place.told("explain", str(kid))["asset"])
 
 
 def test_what_an_owner_refused_is_shown_with_its_reason_and_never_sent_again(place: Place) -> None:

@@ -5,6 +5,7 @@ May run while everything serves. Verify and simulate write nothing, repair asks 
 `--into` writes another set of topics.
 """
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -15,10 +16,11 @@ from keymill.config import ProcessorSettings, load
 from keymill.errors import InvalidRecord
 from keymill.ops.address import bootstrap_of
 from keymill.ops.listing import print_json
+from keymill.ops.moment import FORMS, epoch_ms_of
 from keymill.ops.options import Bootstrap, Data, File, Json
 from keymill.ops.replay_into import into as write_into
 from keymill.ops.replay_repair import repair as repair_missing
-from keymill.ops.replay_scope import Asked, asked_assets, epoch_ms
+from keymill.ops.replay_scope import Asked, asked_assets
 from keymill.ops.replay_simulate import simulate as list_effects
 from keymill.ops.replay_verify import verify
 from keymill.ops.report import Report
@@ -28,7 +30,7 @@ WAIT_S = 60
 Assets = Annotated[
     list[str] | None, typer.Option("--assets", help="ORGANIZATION/ASSET, or a file with one a line; may be repeated")
 ]
-FromTime = Annotated[str | None, typer.Option("--from-time", help="only events since then: RFC 3339 or epoch ms")]
+FromTime = Annotated[str | None, typer.Option("--from-time", help=f"only events from then on: {FORMS}")]
 FromOffset = Annotated[int | None, typer.Option("--from-offset", min=0, help="only events from that offset on")]
 Repair = Annotated[bool, typer.Option("--repair", help="ask the partitions' owners for what is missing")]
 Apply = Annotated[bool, typer.Option("--apply", help="with --repair, --into: do it; without it the plan is shown")]
@@ -65,7 +67,8 @@ def replay(
     if apply and not (repair or into):
         raise InvalidRecord("--apply goes with --repair or --into; the other modes write nothing", field="apply")
     loaded = load(ProcessorSettings, file=settings, data=data, bootstrap=bootstrap)
-    brokers, asked = bootstrap_of(loaded), Asked(asked_assets(assets), epoch_ms(from_time), from_offset)
+    from_ms = None if from_time is None else epoch_ms_of(from_time, time.time_ns() // 1_000_000, "from_time")
+    brokers, asked = bootstrap_of(loaded), Asked(asked_assets(assets), from_ms, from_offset)
     if (into or simulate) and not asked.whole():
         raise InvalidRecord("--into and --simulate replay everything: leave --assets and --from-… out", field="mode")
     if simulate:

@@ -1,11 +1,9 @@
 """What a replay was asked to cover, as the command line says it."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from keymill.errors import InvalidRecord
 from keymill.kafka.cluster import offsets_since
 from keymill.ops.replaying import Scope
 from schemas import ids, topics
@@ -54,16 +52,3 @@ def _lines(file: Path) -> list[str]:
 def _record_key(name: str) -> bytes:
     organization, _, asset = name.partition("/")
     return ids.asset_key(ids.check_organization(organization), ids.check_asset(asset))
-
-
-def epoch_ms(text: str | None) -> int | None:
-    """A time of the command line: epoch ms, or RFC 3339 with its zone."""
-    if text is None or text.isdecimal():
-        return None if text is None else int(text)
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise InvalidRecord(f"{text[:64]!r} is no time: give RFC 3339 or epoch ms", field="from_time") from None
-    if moment.tzinfo is None:
-        raise InvalidRecord(f"{text} has no time zone: add Z or +hh:mm", field="from_time")
-    return int(moment.timestamp() * 1000)

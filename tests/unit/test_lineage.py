@@ -188,15 +188,19 @@ def test_a_license_names_the_policy_version_it_was_made_under(rig: ProxyRig) -> 
 
 
 def test_moments_are_read_and_shown() -> None:
-    """So long ago, or a time; what is neither is said."""
+    """So long ago, a time with its zone or in UTC, or epoch ms; what is none of them is said, by the option's name."""
     assert 10 * DAY - 7 * DAY == epoch_ms_of("7d", 10 * DAY)
     assert 0 == epoch_ms_of("30d", DAY)
     assert DAY == epoch_ms_of("1970-01-02T00:00:00Z", 0) == epoch_ms_of("1970-01-02", 0)
+    for text in ("1800000000000", "2027-01-15T08:00:00Z", "2027-01-15T10:00:00+02:00", "2027-01-15T08:00:00"):
+        assert 1_800_000_000_000 == epoch_ms_of(text, 0)
+    assert (0, 20 * DAY) == (epoch_ms_of("0", DAY), epoch_ms_of("19700121", DAY))
     assert "1970-01-02T00:00:00.001Z" == shown(DAY + 1)
     assert str(2**62) == shown(2**62)
     for text in ("", "d", "7", "7 d", "yesterday", "1970-13-01"):
-        with pytest.raises(InvalidRecord):
-            epoch_ms_of(text, 0)
+        with pytest.raises(InvalidRecord) as told:
+            epoch_ms_of(text, 0, "from_time")
+        assert "from_time" == told.value.field
 
 
 def test_only_a_uuid_is_a_kid() -> None:

@@ -41,6 +41,7 @@ SCHEMA_FILES: Final[dict[type[Record], str]] = {
     records.DeadLetter: "dead_letter",
     records.TopicAdopted: "topic_adopted",
     operations.OwnerRequest: "owner_request",
+    operations.RepairRequest: "repair_request",
     operations.ProgramReport: "program_report",
     operations.AuditSummary: "audit_summary",
     audit.AuditEvent: "audit_event",

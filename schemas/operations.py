@@ -43,6 +43,31 @@ class OwnerRequest(Record, frozen=True, kw_only=True):
         check_text(self.request_id, "request_id")
 
 
+class RepairRequest(Record, frozen=True, kw_only=True):
+    """
+    Asks a partition's owner to decide records of its source again, all of one record key, and to publish what is gone.
+
+    Args:
+        topic: the source; *partition* and *generation* are of it.
+        offsets: ascending: every accepted record of the record key.
+        refused: ascending: those refused records of the record key whose dead letters are gone.
+    """
+
+    topic: str
+    partition: int
+    generation: int
+    offsets: tuple[int, ...]
+    refused: tuple[int, ...]
+    request_id: str
+    requested: int
+
+    def __post_init__(self) -> None:
+        check_least(self.partition, 0, "partition")
+        check_least(self.generation, 0, "generation")
+        check_text(self.topic, "topic")
+        check_text(self.request_id, "request_id")
+
+
 class PartitionPosition(Record, frozen=True, kw_only=True):
     """Everything below *position* of a partition is in the view, or committed."""
 

@@ -171,8 +171,8 @@ DECISIONS: Final = Topic(
 )
 REQUESTS: Final = Topic(
     name="drm.requests.v1",
-    record_key="organization/asset",
-    records=(operations.OwnerRequest,),
+    record_key="organization/asset, or topic/partition of a source",
+    records=(operations.OwnerRequest, operations.RepairRequest),
     cleanup=Cleanup.DELETE,
     writers=(Program.OPS,),
     readers=(Program.PROCESSOR,),
@@ -215,6 +215,19 @@ def entry_of(name: str) -> Topic:
     return BY_NAME.get(name) or BY_NAME[name.partition(".")[2]]
 
 
+SOURCES: Final = (ASSETS, POLICY_CHANGES)
+"""What processors decide; the owners of their partitions can be asked to decide again."""
+
+
+def source_named(record_key: bytes) -> tuple[str, int] | None:
+    """The source's topic and partition that the record key of a request names; None where it names an asset."""
+    topic, _, partition = record_key.partition(b"/")
+    for source in SOURCES:
+        if topic == source.name.encode() and partition.isdigit():
+            return source.name, int(partition)
+    return None
+
+
 def partition_of(topic: Topic, record_key: bytes, partitions: int) -> int:
     """
     The partition that *record_key* belongs to.
@@ -225,6 +238,8 @@ def partition_of(topic: Topic, record_key: bytes, partitions: int) -> int:
         raise ValueError("a dead letter goes to its source's partition")
     if topic is KEYS:
         return partition_for(partition_key(record_key), partitions)
+    if topic is REQUESTS and (named := source_named(record_key)):
+        return named[1]
     if topic in (POLICIES, SERVICES, CREDENTIALS):
         return partition_for(record_key.split(b"/", 1)[0], partitions)
     if topic is ENTITLEMENTS:

@@ -13,13 +13,13 @@ from keymill.snapshot.reader import SnapshotReader
 from schemas import framing, topics
 from schemas.records import TopicAdopted
 from schemas.topics import Topic
-from streams import decide, decide_requests, policies
+from streams import decide, decide_requests, policies, policy_repairs
 from streams.claimant import Claimant
 from streams.owner import Owner
 from streams.policies import PolicyKeeper
 from streams.provision import Provisioner
 from streams.registry import registry_lookup
-from streams.requests import Requester
+from streams.requests import PolicyRequester, Requester
 from streams.reread import read_events
 
 Agents = tuple[Provisioner, PolicyKeeper, Requester]
@@ -38,6 +38,7 @@ def agents_of(
     keys = _owner(settings, topics.KEYS, topics.ASSETS, reader, publisher)
     kept = _owner(settings, topics.POLICIES, topics.POLICY_CHANGES, reader, publisher)
     decider = decide.Decider(keyring, decoder, partitions=assets.partitions, generation=assets.generation)
+    keeper = policies.Decider(keyring, partitions=changes.partitions, generation=changes.generation)
     return (
         Provisioner(
             decider=decider,
@@ -46,7 +47,7 @@ def agents_of(
             claimant=_claimant(settings, adopted, reader, publisher),
         ),
         PolicyKeeper(
-            decider=policies.Decider(keyring, partitions=changes.partitions, generation=changes.generation),
+            decider=keeper,
             owner=kept,
             partitions=changes.partitions,
         ),
@@ -54,7 +55,13 @@ def agents_of(
             decider=_requests(adopted, keyring, decider),
             owner=keys,
             partitions=assets.partitions,
-            read=partial(read_events, settings.bootstrap),
+            read=partial(read_events, settings.bootstrap, topics.ASSETS.name),
+            of_policies=PolicyRequester(
+                decider=_policy_repairs(adopted, keeper),
+                owner=kept,
+                partitions=changes.partitions,
+                read=partial(read_events, settings.bootstrap, topics.POLICY_CHANGES.name),
+            ),
         ),
     )
 
@@ -68,6 +75,11 @@ def _requests(adopted: Mapping[str, TopicAdopted], keyring: Keyring, assets: dec
         generation=requests.generation,
         asset_generation=of_assets.generation,
     )
+
+
+def _policy_repairs(adopted: Mapping[str, TopicAdopted], keeper: policies.Decider) -> policy_repairs.Decider:
+    requests, changes = adopted[topics.REQUESTS.name], adopted[topics.POLICY_CHANGES.name]
+    return policy_repairs.Decider(keeper, generation=requests.generation, change_generation=changes.generation)
 
 
 def _owner(

@@ -1,26 +1,31 @@
 """
-What requests to the owner of a partition call for: key records wrapped again, or published again because they are gone.
+What requests to the owner of a partition call for: key records wrapped again, or published again because they are gone,
+and dead letters that are gone.
 
 No I/O of its own: what is held comes from a `Lookup`, events that a repair names from the run's `Decided`, keys from a
 `Keyring`. Nothing here can change a key: what contradicts the view is refused as a whole.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 from keymill.core.rewrapping import rewrap
 from keymill.core.view import Fate, KidOwner, identity_of, judge_asset_record, judge_key_record
 from keymill.errors import Conflict, Corrupt, InvalidRecord, Reject
 from keymill.kms.keyring import Keyring
+from schemas import topics
 from schemas.codec import decode, encode
 from schemas.ids import asset_key
-from schemas.operations import OwnerRequest, RequestKind
+from schemas.operations import OwnerRequest, RepairRequest, RequestKind
 from schemas.records import AssetRecord, DeadLetter, KeyRecord
 from streams import decide
 from streams.claims import Claimed
 from streams.owner import Due
 from streams.raw import check_key, dead_letter, request_id_of, value_in_place
+from streams.repairs import Named, contradicted, request_in_place, run_over
 from streams.runs import RawRecord, Run
+
+Request = OwnerRequest | RepairRequest
 
 
 class Lookup(decide.Lookup, Protocol):
@@ -36,7 +41,14 @@ class Lookup(decide.Lookup, Protocol):
 
 
 class Decided:
-    """What a run of requests calls for. `events` are those that its repairs name, by offset."""
+    """
+    What a run of requests calls for.
+
+    Args:
+        events: those that its repairs name, by offset.
+
+    `restored` are dead letters of asset events, by offset; `dead_letters` are the requests' own.
+    """
 
     def __init__(self, events: Mapping[int, RawRecord]) -> None:
         self.events = events
@@ -44,6 +56,7 @@ class Decided:
         self.key_records: dict[bytes, KeyRecord] = {}
         self.request_ids: dict[bytes, str] = {}
         self.dead_letters: list[DeadLetter] = []
+        self.restored: dict[int, DeadLetter] = {}
 
     def batches(self) -> Iterator[list[Due[AssetRecord]]]:
         """One batch: every asset record stands behind the keys that it names."""
@@ -98,10 +111,15 @@ class Decider:
         for record in run.records:
             try:
                 request = self._request_of(record)
-                found.update(self._offsets(request) if request.kind is RequestKind.REPAIR else ())
+                if isinstance(request, RepairRequest) or request.kind is RequestKind.REPAIR:
+                    found.update(self._named(request, record).offsets())
             except Reject:
                 continue  # it becomes a dead letter when its turn comes
         return sorted(found)
+
+    def over(self, records: Mapping[int, RawRecord]) -> Decided:
+        """An empty decision of a run whose repairs name these."""
+        return Decided(records)
 
     def begin(self, _run: Run) -> Decided:
         """An empty decision of a run that names no event."""
@@ -109,18 +127,19 @@ class Decider:
 
     def record(self, record: RawRecord, decided: Decided, lookup: Lookup) -> None:
         """Decide one request. Raises only what is not the request's fault."""
-        request: OwnerRequest | None = None
+        request: Request | None = None
         try:
             request = self._request_of(record)
-            match request.kind:
-                case RequestKind.REWRAP:
-                    self._rewrap(request, record, decided, lookup)
-                case RequestKind.REPAIR:
-                    self._repair(request, record, decided, lookup)
+            if isinstance(request, RepairRequest) or request.kind is RequestKind.REPAIR:
+                self._repair(request, record, decided, lookup)
+            else:
+                self._rewrap(request, record, decided, lookup)
         except Reject as error:
             decided.dead_letters.append(dead_letter(record, error, request, self._generation))
 
-    def _request_of(self, record: RawRecord) -> OwnerRequest:
+    def _request_of(self, record: RawRecord) -> Request:
+        if topics.source_named(record.key or b""):
+            return request_in_place(record)
         request = decode(value_in_place(record, self._partitions), OwnerRequest)
         check_key(record, asset_key(request.organization, request.asset))
         return request
@@ -150,61 +169,64 @@ class Decider:
         if closed:
             raise Conflict("; ".join(closed), field="asset", code="key_record_does_not_open")
 
-    def _offsets(self, request: OwnerRequest) -> Sequence[int]:
-        offsets = request.offsets
-        if not offsets or list(offsets) != sorted(set(offsets)) or offsets[0] < 0:
-            raise InvalidRecord("a repair names the offsets of the asset's events, ascending", field="offsets")
-        if request.generation != self._asset_generation:
-            message = f"the offsets are of generation {request.generation}, the topic has {self._asset_generation}"
-            raise Conflict(message, field="generation", code="wrong_generation")
-        return offsets
+    def _named(self, request: Request, record: RawRecord) -> Named:
+        return Named.of(request, self._asset_generation, record.key if isinstance(request, OwnerRequest) else None)
 
-    def _repair(self, request: OwnerRequest, record: RawRecord, decided: Decided, lookup: Lookup) -> None:
-        key = asset_key(request.organization, request.asset)
-        held = decided.assets.get(key) or lookup.asset(request.organization, request.asset)
-        made = self._fold(self._events(request, decided, key), held, key, lookup)
-        present = {**lookup.key_records(request.organization, request.asset), **decided.key_records}
+    def _repair(self, request: Request, record: RawRecord, decided: Decided, lookup: Lookup) -> None:
+        named = self._named(request, record)
+        made, states = self._fold(named, decided, lookup)
+        letters = {letter.offset: letter for letter in made.dead_letters}
+        for key, (organization, asset) in _subjects(made).items():
+            held = decided.assets.get(key) or lookup.asset(organization, asset)
+            new = made.assets.get(key)
+            if held is not None and held not in states and (letters or new is None or new.applied > held.applied):
+                raise contradicted(f"{key.decode()}: the asset record that is held is no fold of the events named")
+            if new is not None:
+                self._give_back(new, made, held, _id_of(request, record), decided, lookup)
+        decided.restored |= letters
+
+    def _give_back(
+        self, asset: AssetRecord, made: decide.Decided, held: AssetRecord | None, request_id: str,
+        decided: Decided, lookup: Lookup,
+    ) -> None:  # fmt: skip
+        """Add what an asset lacks to *decided*."""
+        present = {**lookup.key_records(asset.organization, asset.asset), **decided.key_records}
         missing: dict[bytes, KeyRecord] = {}
         for name, value in made.key_records.items():
             new = decode(value, KeyRecord)
             if _is_missing(new, present.get(name), lookup):
                 missing[name] = new
-        verdict = judge_asset_record(made.assets[key], held)
+        verdict = judge_asset_record(asset, held)
         if verdict.fate is Fate.QUARANTINED:
-            raise _contradicted(f"asset {request.organization}/{request.asset}: {verdict.reason}")
+            raise contradicted(f"asset {asset.organization}/{asset.asset}: {verdict.reason}")
         decided.key_records |= missing
+        key = asset_key(asset.organization, asset.asset)
         if verdict.fate is Fate.APPLIED:
-            decided.assets[key] = made.assets[key]
-        decided.request_ids |= dict.fromkeys((*missing, key), _id_of(request, record))
+            decided.assets[key] = asset
+        decided.request_ids |= dict.fromkeys((*missing, key), request_id)
 
-    def _events(self, request: OwnerRequest, decided: Decided, key: bytes) -> list[RawRecord]:
-        offsets = self._offsets(request)
-        found = [decided.events[offset] for offset in offsets if offset in decided.events]
-        if len(found) != len(offsets):
-            lacking = next(offset for offset in offsets if offset not in decided.events)
-            message = f"there is no event at offset {lacking} of this partition of the asset topic"
-            raise InvalidRecord(message, field="offsets", code="event_missing")
-        for event in found:
-            if event.key != key:
-                message = f"the event at offset {event.offset} is of another asset"
-                raise InvalidRecord(message, field="offsets", code="event_of_another_asset")
-        return found
-
-    def _fold(
-        self, events: Sequence[RawRecord], held: AssetRecord | None, key: bytes, lookup: Lookup
-    ) -> decide.Decided:
-        """Fold from nothing. Where that leads beyond the held record it must have passed it, or an event is lacking."""
-        made, met, afresh = self._assets.begin(_run_of(events)), held is None, _Afresh(lookup)
+    def _fold(self, named: Named, decided: Decided, lookup: Lookup) -> tuple[decide.Decided, list[AssetRecord]]:
+        """Fold from nothing; with every state of the asset on the way."""
+        events = named.among(decided.events)
+        made, afresh, states = self._assets.begin(run_over(events)), _Afresh(lookup), list[AssetRecord]()
         for event in events:
+            letters = len(made.dead_letters)
             self._assets.record(event, made, afresh)
-            if made.dead_letters:
-                raise _contradicted(f"the event at offset {event.offset} is refused: {made.dead_letters[0].message}")
+            named.check(event, made.dead_letters[letters:])
             if made.claims:
-                raise _contradicted(f"the claims of the event at offset {event.offset} are not on their topic")
-            met = met or made.assets[key] == held
-        if held is not None and not met and made.assets[key].applied > held.applied:
-            raise _contradicted(f"{key.decode()}: the asset record that is held is no fold of the events named")
-        return made
+                raise contradicted(f"the claims of the event at offset {event.offset} are not on their topic")
+            states += made.assets.values()
+        return made, states
+
+
+def _subjects(made: decide.Decided) -> dict[bytes, tuple[str, str]]:
+    """The one asset that a fold is about, by record key; none where no event could be read."""
+    found: list[AssetRecord | DeadLetter] = [*made.assets.values(), *made.dead_letters]
+    return {
+        asset_key(each.organization, each.asset): (each.organization, each.asset)
+        for each in found
+        if each.organization and each.asset
+    }
 
 
 def _is_missing(new: KeyRecord, held: KeyRecord | None, lookup: Lookup) -> bool:
@@ -215,21 +237,9 @@ def _is_missing(new: KeyRecord, held: KeyRecord | None, lookup: Lookup) -> bool:
     verdict = judge_key_record(new, held, owners)
     if verdict.fate is Fate.QUARANTINED:
         kids = ", ".join(track.kid.hex() for track in new.tracks)
-        raise _contradicted(f"key record of {new.organization}/{new.asset}, KIDs {kids}: {verdict.reason}")
+        raise contradicted(f"key record of {new.organization}/{new.asset}, KIDs {kids}: {verdict.reason}")
     return verdict.fate is Fate.APPLIED
 
 
-def _contradicted(message: str) -> Conflict:
-    return Conflict(f"{message}; nothing was written, ask `keymill audit`", code="repair_contradicted")
-
-
-def _id_of(request: OwnerRequest, record: RawRecord) -> str:
+def _id_of(request: Request, record: RawRecord) -> str:
     return request_id_of(record) or request.request_id
-
-
-def _run_of(events: Sequence[RawRecord]) -> Run:
-    first, last = events[0], events[-1]
-    return Run(
-        topic=first.topic, partition=first.partition, generation=0, epoch=0,
-        start=first.offset, end=last.offset + 1, records=events, size=0,
-    )  # fmt: skip

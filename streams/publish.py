@@ -128,6 +128,10 @@ class Agent(Generic[T, D, L]):
     async def prepare(self, decided: D) -> None:
         """Write what a provisional decision needs; returns when it is read back."""
 
+    def restored(self, decided: D) -> Sequence[DeadLetter]:
+        """Dead letters of another source's records, which were refused before."""
+        return ()
+
     async def settle(self, partition: int) -> bool:
         """Make what is known the newest, under the lock; False to leave the turn to others first."""
         self.owner.read_back(partition)
@@ -135,7 +139,7 @@ class Agent(Generic[T, D, L]):
 
     async def _publish(self, partition: int, decided: D) -> None:
         try:
-            await self._send_dead_letters(decided.dead_letters)
+            await self._send_dead_letters([*self.restored(decided), *decided.dead_letters])
             crash_point("after_dead_letters")
             for batch in decided.batches():
                 crash_point("before_publish")

@@ -7,7 +7,7 @@ from keymill.core.folding import Coordinates
 from keymill.errors import InvalidRecord, Reject
 from keymill.telemetry import REQUEST_ID_HEADER
 from schemas.events import AssetEvent, PolicyChange
-from schemas.operations import OwnerRequest
+from schemas.operations import OwnerRequest, RepairRequest
 from schemas.partition import partition_for
 from schemas.records import DeadLetter
 from schemas.topics import BY_NAME
@@ -56,12 +56,13 @@ def coordinates_of(record: RawRecord, generation: int) -> Coordinates:
     )
 
 
-def dead_letter(
-    record: RawRecord, error: Reject, value: AssetEvent | PolicyChange | OwnerRequest | None, generation: int
-) -> DeadLetter:
+Value = AssetEvent | PolicyChange | OwnerRequest | RepairRequest
+
+
+def dead_letter(record: RawRecord, error: Reject, value: Value | None, generation: int) -> DeadLetter:
     """Refuse one record, naming where it stands and why; never its content. *value* is it decoded, if it could be."""
     raw = record.value or b""
-    request_id = value.request_id if isinstance(value, PolicyChange | OwnerRequest) else None
+    request_id = None if value is None or isinstance(value, AssetEvent) else value.request_id
     return DeadLetter(
         topic=record.topic,
         partition=record.partition,
@@ -71,7 +72,7 @@ def dead_letter(
         reason=error.code,
         field=error.field[:MAX_FIELD],
         message=str(error)[:MAX_MESSAGE],
-        organization=value.organization if value else None,
+        organization=None if value is None or isinstance(value, RepairRequest) else value.organization,
         asset=value.asset if isinstance(value, AssetEvent | OwnerRequest) else None,
         event_id=value.event_id if isinstance(value, AssetEvent) else request_id,
         request_id=request_id_of(record) or None,

@@ -1,4 +1,4 @@
-"""Asset events read again by offset, for repairs: near ones with one fetch, far ones without what lies between."""
+"""A source's records read again by offset: near ones with one fetch, far ones without what lies between."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -10,16 +10,14 @@ from confluent_kafka import Message
 from keymill.errors import Corrupt
 from keymill.kafka.admin import end_offsets
 from keymill.kafka.scan import headers_of, scan_partition
-from schemas import topics
 from streams.runs import RawRecord
 
 NEAR: Final = 20_000
 """Records that are read and dropped rather than skipped: about 50 ms, as much as another consumer costs."""
 
 
-def read_events(bootstrap: str, partition: int, offsets: Sequence[int]) -> dict[int, RawRecord]:
-    """Those of *offsets* (ascending) of a partition of the asset topic that exist, by offset."""
-    topic = topics.ASSETS.name
+def read_events(bootstrap: str, topic: str, partition: int, offsets: Sequence[int]) -> dict[int, RawRecord]:
+    """Those of *offsets* (ascending) of a partition of a topic that exist, by offset."""
     end = end_offsets(bootstrap, topic)[partition]
     found: dict[int, RawRecord] = {}
     for near in clusters([offset for offset in offsets if offset < end]):

@@ -16,9 +16,9 @@ from schemas.events import AssetEvent, TrackWish
 from schemas.ids import asset_key, is_key_set
 from schemas.operations import OwnerRequest, RequestKind
 from schemas.records import DeadLetter, KeyRecord
-from streams import decide, decide_requests
+from streams import decide, decide_requests, policies, policy_repairs
 from streams.provision import Provisioner
-from streams.requests import Requester
+from streams.requests import PolicyRequester, Requester
 from streams.reread import clusters
 from streams.runs import RawRecord, Run
 from tests.agent_rig import PARTITIONS, AgentRig, bounded, under_way
@@ -51,8 +51,19 @@ class Rig(AgentRig):
             owner=owner,
             partitions=PARTITIONS,
             read=self.read,
+            of_policies=self.of_policies(),
         )
         owner.assigned([(ASSETS, partition) for partition in range(PARTITIONS)])
+
+    def of_policies(self) -> PolicyRequester:
+        """The agent that no request here reaches."""
+        decider = policies.Decider(self.keyring, partitions=PARTITIONS, generation=0)
+        return PolicyRequester(
+            decider=policy_repairs.Decider(decider, generation=0, change_generation=0),
+            owner=self.owner_by(topics.POLICY_CHANGES),
+            partitions=PARTITIONS,
+            read=lambda _partition, _offsets: {},
+        )
 
     def read(self, partition: int, offsets: list[int]) -> dict[int, RawRecord]:
         self.asked.append(list(offsets))

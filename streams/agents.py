@@ -11,7 +11,7 @@ from keymill.kafka.producer import Publisher
 from keymill.kms.keyring import Keyring
 from keymill.snapshot.reader import SnapshotReader
 from schemas import framing, topics
-from schemas.records import TopicAdopted
+from schemas.records import PolicyRecord, TopicAdopted
 from schemas.topics import Topic
 from streams import decide, decide_requests, policies, policy_repairs
 from streams.claimant import Claimant
@@ -46,22 +46,13 @@ def agents_of(
             partitions=assets.partitions,
             claimant=_claimant(settings, adopted, reader, publisher),
         ),
-        PolicyKeeper(
-            decider=keeper,
-            owner=kept,
-            partitions=changes.partitions,
-        ),
+        PolicyKeeper(decider=keeper, owner=kept, partitions=changes.partitions),
         Requester(
             decider=_requests(adopted, keyring, decider),
             owner=keys,
             partitions=assets.partitions,
             read=partial(read_events, settings.bootstrap, topics.ASSETS.name),
-            of_policies=PolicyRequester(
-                decider=_policy_repairs(adopted, keeper),
-                owner=kept,
-                partitions=changes.partitions,
-                read=partial(read_events, settings.bootstrap, topics.POLICY_CHANGES.name),
-            ),
+            of_policies=_policy_requester(settings, adopted, keeper, kept),
         ),
     )
 
@@ -77,9 +68,19 @@ def _requests(adopted: Mapping[str, TopicAdopted], keyring: Keyring, assets: dec
     )
 
 
-def _policy_repairs(adopted: Mapping[str, TopicAdopted], keeper: policies.Decider) -> policy_repairs.Decider:
+def _policy_requester(
+    settings: ProcessorSettings,
+    adopted: Mapping[str, TopicAdopted],
+    keeper: policies.Decider,
+    owner: Owner[PolicyRecord],
+) -> PolicyRequester:
     requests, changes = adopted[topics.REQUESTS.name], adopted[topics.POLICY_CHANGES.name]
-    return policy_repairs.Decider(keeper, generation=requests.generation, change_generation=changes.generation)
+    return PolicyRequester(
+        decider=policy_repairs.Decider(keeper, generation=requests.generation, change_generation=changes.generation),
+        owner=owner,
+        partitions=changes.partitions,
+        read=partial(read_events, settings.bootstrap, changes.name),
+    )
 
 
 def _owner(

@@ -4,6 +4,7 @@ What every replay does with one partition: read what is held, then decide its ev
 Also the deciders that replays, audits and rebuilds use: the processors' own.
 """
 
+from collections.abc import Callable, Set
 from functools import partial
 
 from keymill.config import ProcessorSettings
@@ -14,8 +15,16 @@ from keymill.ops.replaying_policies import HeldPolicies, compare_policies
 from keymill.ops.report import Report
 from keymill.ops.source import Source
 from schemas.framing import decode_event
+from schemas.records import DeadLetter
 from streams import decide, policies
 from streams.registry import registry_lookup
+
+Refuse = Callable[[DeadLetter], None]
+"""Is told every dead letter that is not there."""
+
+
+def keep(_letter: DeadLetter) -> None:
+    """The `Refuse` of who only counts."""
 
 
 def asset_decider(
@@ -33,7 +42,8 @@ def policy_decider(keyring: Keyring, changes: Source) -> policies.Decider:
 
 def verify_assets(
     assets: Source, partition: int, decider: decide.Decider, report: Report, winners: Winners,
-    *, scope: Scope = WHOLE, start: int | None = None, lacking: Lacking = pass_over,
+    *, scope: Scope = WHOLE, start: int | None = None,
+    lacking: Lacking = pass_over, refuse: Refuse = keep, done: int = 0,
 ) -> Held:  # fmt: skip
     """Replay one partition of the asset events from *start* on; returns what the key topic holds."""
     held = Held(partition)
@@ -44,16 +54,24 @@ def verify_assets(
             held.pass_by(record_key, value)
     compare(
         assets.events(partition, start), held, decider, assets.adopted.generation, report, assets.refused(partition),
-        winners=winners, scope=scope, lacking=lacking,
+        winners=winners, scope=scope, lacking=lacking, refuse=refuse, done=done,
     )  # fmt: skip
     return held
 
 
-def verify_policies(changes: Source, partition: int, decider: policies.Decider, report: Report) -> HeldPolicies:
-    """Replay one partition of the policy changes; returns what the policy topic holds."""
+def verify_policies(
+    changes: Source, partition: int, decider: policies.Decider, report: Report,
+    *, lacking: Lacking = pass_over, refuse: Refuse = keep, done: int = 0, only: Set[bytes] | None = None,
+) -> HeldPolicies:  # fmt: skip
+    """Replay one partition of the policy changes; returns what the policy topic holds, or of it *only* those."""
     held = HeldPolicies()
     for record_key, value in changes.held(partition):
-        held.add(record_key, value, report)
-    refused, generation = changes.refused(partition), changes.adopted.generation
-    compare_policies(changes.events(partition), held, decider, generation, report, refused)
+        if only is None or record_key in only:
+            held.add(record_key, value, report)
+        else:
+            held.pass_by(value)
+    compare_policies(
+        changes.events(partition), held, decider, changes.adopted.generation, report, changes.refused(partition),
+        lacking=lacking, refuse=refuse, done=done, only=only,
+    )  # fmt: skip
     return held

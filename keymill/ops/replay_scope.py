@@ -30,6 +30,13 @@ class Asked(NamedTuple):
             return list(range(count))
         return sorted({topics.partition_of(topics.ASSETS, key, count) for key in self.assets})
 
+    def policy_partitions(self, count: int) -> list[int]:
+        """Those of the *count* partitions of the policy changes that hold anything of what the assets refer to."""
+        if self.assets is None:
+            return list(range(count))
+        organizations = {key.partition(b"/")[0] for key in self.assets}
+        return sorted({topics.partition_of(topics.POLICY_CHANGES, name, count) for name in organizations})
+
     def starts(self, bootstrap: str, ends: Mapping[int, int]) -> dict[int, int]:
         """Where to begin on each partition of the asset topic, which has these *ends*; none for the beginning."""
         if self.from_ms is not None:

@@ -121,6 +121,7 @@ def compare(
     all_due: bool = False,
     winners: Winners = NOBODY,
     scope: Scope = WHOLE,
+    done: int = 0,
 ) -> None:
     """
     Replay one partition's *events* and add what differs from *held* to the report.
@@ -132,9 +133,10 @@ def compare(
         all_due: nothing is pending: what is held may be lost, and nobody else is at work.
         winners: of all claims. An event without them was never decided: it and its asset's later ones are pending.
         scope: of the events and of *held*, which holds no others.
+        done: the events below that offset are decided, whatever became of their records: none is pending.
     """
     again = Recomputed(decider.begin(_EVERY), winners, held.values if scope.later else {})
-    due = _due(events, held, None if all_due else generation, report, refused, scope)
+    due = _due(events, held, None if all_due else generation, report, refused, scope, done)
     while batch := list(islice(due, _AT_ONCE)):
         for event, read in zip(batch, [decider.read(event) for event in batch], strict=True):
             if event.key in again.unclaimed:
@@ -163,6 +165,7 @@ def _due(
     report: Report,
     refused: frozenset[int],
     scope: Scope,
+    done: int,
 ) -> Iterator[RawRecord]:
     """What is to be decided; *generation* None says that nothing is pending."""
     for event in events:
@@ -171,7 +174,7 @@ def _due(
         report.events += 1
         if event.offset in refused:
             report.refused += 1
-        elif generation is not None and _is_pending(event, held, generation):
+        elif generation is not None and event.offset >= done and _is_pending(event, held, generation):
             report.pending += 1
         else:
             yield event

@@ -5,13 +5,15 @@ Pure over the records it is given; `keymill.ops.replay` reads them. An organizat
 partitions of one number, so one partition at a time is complete in itself.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
+from contextlib import suppress
 
 from keymill.errors import InvalidRecord
 from keymill.ops.replaying import Lacking, pass_over
 from keymill.ops.report import Report
 from schemas import topics
 from schemas.codec import decode, encode
+from schemas.ids import scoped_key
 from schemas.records import DeadLetter, PolicyRecord
 from schemas.values import LogPosition
 from streams.policies import Decider
@@ -46,12 +48,33 @@ class HeldPolicies:
         self.records[record_key] = record
         self.newest = max(self.newest, record.applied)
 
+    def decided(self, generation: int) -> int:
+        """The changes of that generation below this offset are decided."""
+        return self.newest.offset + 1 if self.newest.generation == generation else 0
+
+    def pass_by(self, value: bytes | None) -> None:
+        """See a record that is not asked about, which tells all the same how far the processors have come."""
+        with suppress(InvalidRecord):
+            self.newest = max(self.newest, decode(value or b"", PolicyRecord).applied)
+
 
 class _Recomputed:
-    """What replaying the changes of one partition gives; also the `Lookup` of its `Decider`."""
+    """
+    What replaying the changes of one partition gives; also the `Lookup` of its `Decider`.
+
+    `passed` is every state that a policy had, the last one too.
+    """
 
     def __init__(self) -> None:
         self.records: dict[bytes, PolicyRecord] = {}
+        self.passed: dict[bytes, list[PolicyRecord]] = {}
+
+    def take(self, records: Iterable[PolicyRecord]) -> None:
+        """What a change gave, in place of what was there."""
+        for record in records:
+            record_key = scoped_key(record.organization, str(record.policy_id))
+            self.records[record_key] = record
+            self.passed.setdefault(record_key, []).append(record)
 
     def policies(self, organization: str) -> list[PolicyRecord]:
         """See `streams.policies.Lookup`."""
@@ -69,6 +92,8 @@ def compare_policies(
     lacking: Lacking = pass_over,
     refuse: Callable[[DeadLetter], None] = lambda _letter: None,
     all_due: bool = False,
+    done: int = 0,
+    only: Set[bytes] | None = None,
 ) -> None:
     """
     Replay one partition's *changes* and add what differs from *held* to the report.
@@ -79,14 +104,19 @@ def compare_policies(
         refused: offsets with a dead letter. What was refused once stays refused (ADR 0007).
         lacking, refuse: are given what is missing, policies in the order of their last changes.
         all_due: nothing is pending: what is held may be lost, and nobody else is at work.
+        done: the changes below that offset are decided, whatever became of their records: none is pending.
+        only: the record keys of policies that are asked about, which are all that *held* holds; None for all.
     """
-    again = _Recomputed()
+    again, concerned = _Recomputed(), None if only is None else {key.partition(b"/")[0] for key in only}
     for change in changes:
+        if concerned is not None and change.key not in concerned:
+            continue
         report.events += 1
         if change.offset in refused:
             report.refused += 1
             continue
-        if not all_due and LogPosition(generation=generation, offset=change.offset) > held.newest:
+        at = LogPosition(generation=generation, offset=change.offset)
+        if not all_due and change.offset >= done and at > held.newest:
             report.pending += 1
             continue
         decided = decider.begin(run_of(change, generation))
@@ -94,22 +124,22 @@ def compare_policies(
         for letter in decided.dead_letters:
             report.note("missing", change.key or b"", f"dead letter of offset {change.offset}: {letter.message}")
             refuse(letter)
-        again.records |= {due.record_key: due.record for due in decided.records if due.record is not None}
-    _judge(again, held, report, lacking, older_is_missing=all_due)
+        again.take([due.record for due in decided.records if due.record is not None])
+    _judge(again, held, report, lacking, only)
 
 
-def _judge(again: _Recomputed, held: HeldPolicies, report: Report, lacking: Lacking, *, older_is_missing: bool) -> None:
+def _judge(again: _Recomputed, held: HeldPolicies, report: Report, lacking: Lacking, only: Set[bytes] | None) -> None:
     for record_key, expected in sorted(again.records.items(), key=lambda item: item[1].applied):
-        if record_key in held.wrong:
+        if record_key in held.wrong or (only is not None and record_key not in only):
             continue
         found = held.records.get(record_key)
-        if found is None or (older_is_missing and found.applied < expected.applied):
+        if found == expected:
+            report.identical += 1
+        elif found is None or found in again.passed[record_key]:
             report.note("missing", record_key, "policy record" if found is None else "policy record of a later change")
             lacking(record_key, encode(expected))
-        elif found != expected:
-            report.note("different", record_key, "policy record is not the fold of its changes")
         else:
-            report.identical += 1
+            report.note("different", record_key, "policy record is not the fold of its changes")
     for record_key in held.records.keys() - again.records.keys():
         report.note("unexpected", record_key, f"no change of {topics.POLICY_CHANGES.name} calls for it")
 

@@ -70,11 +70,11 @@ class World:
     def keys(self) -> list[bytes]:
         return [key for key, _ in self.topic if b"/k/" in key]
 
-    def replay(self, kms: MemoryKms | None = None) -> Report:
+    def replay(self, kms: MemoryKms | None = None, *, done: int = 0) -> Report:
         report, held = Report(), Held(HERE)
         for key, value in self.topic:
             held.add(key, value, report)
-        compare(self.events, held, self.decider(kms or MemoryKms()), 0, report, frozenset(self.refused))
+        compare(self.events, held, self.decider(kms or MemoryKms()), 0, report, frozenset(self.refused), done=done)
         return report
 
 
@@ -259,6 +259,19 @@ def test_what_a_run_has_half_published_is_pending() -> None:
     world = World(ingest("SD"), assign(4), ingest("SD", asset=other))
     world.topic = [entry for number, entry in enumerate(world.topic) if number != 2]
     assert {"identical": 4, "pending": 1} == counts(world.replay())
+
+
+def test_what_is_lost_of_a_committed_event_is_missing() -> None:
+    """Whatever was applied since: the newest asset, a last change, a dead letter; what came after is pending."""
+    other = same_partition(1)[0]
+    world = World(ingest("SD", asset=other), msgspec.structs.replace(assign(4), asset=other), ingest("SD"), b"junk")
+    lost = [entry for entry in world.topic if not entry[0].startswith(KEY)]
+    world.refused.clear()
+    world.events.append(raw(4, assign(5)))
+    for topic, missing in ((lost, 3), ([*lost[:-1], *world.topic[3:]], 2)):
+        world.topic = topic
+        report = world.replay(done=4)
+        assert (missing, 1) == (report.missing, report.pending), report.differences
 
 
 def test_a_wrong_generation_is_later() -> None:

@@ -53,11 +53,14 @@ class World:
     def policies(self, _organization: str) -> list[PolicyRecord]:
         return []
 
-    def replay(self) -> Report:
+    def replay(self, *, done: int = 0, only: frozenset[bytes] | None = None) -> Report:
         report, held = Report(), HeldPolicies()
         for key, value in self.topic:
-            held.add(key, value, report)
-        compare_policies(self.changes, held, self.decider(), 0, report, frozenset(self.refused))
+            if only is None or key in only:
+                held.add(key, value, report)
+            else:
+                held.pass_by(value)
+        compare_policies(self.changes, held, self.decider(), 0, report, frozenset(self.refused), done=done, only=only)
         return report
 
 
@@ -101,12 +104,43 @@ def test_a_lost_policy_is_missing(key: bytes) -> None:
     assert [(each.record_key, each.detail) for each in report.differences] == [(key.decode(), "policy record")]
 
 
+def test_a_policy_of_an_earlier_change_is_missing_the_later() -> None:
+    """Its last record is lost where one before it was not compacted away yet."""
+    world = usual()
+    world.topic = [world.topic[0], *world.topic[2:]]
+    report = world.replay()
+    assert counts(report) == {"identical": 2, "refused": 1, "missing": 1}
+    assert "policy record of a later change" == report.differences[0].detail
+
+
+@pytest.mark.parametrize("lost", [{b"demo/0"}, {b"demo/0", b"demo/1", f"{OTHER}/1".encode()}])
+def test_a_lost_policy_of_a_committed_change_is_missing(lost: set[bytes]) -> None:
+    """Also where no newer record tells that its change was decided; what was not committed is pending."""
+    world = usual()
+    world.topic = [entry for entry in world.topic if entry[0] not in lost]
+    assert 0 == world.replay().missing < world.replay().pending
+    world.add(create_policy())
+    report = world.replay(done=5)
+    assert {"missing": len(lost), "pending": 1} == {k: n for k, n in counts(report).items() if k[0] in "mp"}
+
+
+def test_only_the_policies_that_are_asked_about_are_judged() -> None:
+    """Others may be lost, changed, or none that can be read; those of their organization are folded all the same."""
+    world = usual()
+    world.topic = [entry for entry in world.topic if entry[0] != f"{OTHER}/1".encode()]
+    world.topic += [(b"demo/0", None), (b"demo/7", b"junk")]
+    report = world.replay(done=5, only=frozenset({b"demo/1"}))
+    assert ({"identical": 1, "refused": 1}, 4) == (counts(report), report.events)
+    world.topic = [entry for entry in world.topic if entry[0] != b"demo/1"]
+    assert {"missing": 1, "refused": 1} == counts(world.replay(done=5, only=frozenset({b"demo/1"})))
+
+
 def test_a_changed_policy_is_different() -> None:
-    """The same place, another content; an older version that was written again; what cannot be read; a tombstone."""
+    """The same place, another content; an earlier place, another content; what cannot be read; a tombstone."""
     for number, entry in enumerate(
         (
             (b"demo/1", _looser(usual().topic[1][1] or b"")),
-            usual().topic[0],
+            (b"demo/1", _looser(usual().topic[0][1] or b"")),
             (b"demo/1", b"junk"),
             (b"demo/1", None),
         )

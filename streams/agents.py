@@ -79,7 +79,7 @@ def _policy_requester(
         decider=policy_repairs.Decider(keeper, generation=requests.generation, change_generation=changes.generation),
         owner=owner,
         partitions=changes.partitions,
-        read=partial(read_events, settings.bootstrap, changes.name),
+        read=partial(read_events, settings.bootstrap, topics.POLICY_CHANGES.name),
     )
 
 

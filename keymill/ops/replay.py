@@ -28,13 +28,19 @@ from keymill.ops.report import Report
 DIFFERENT = 1
 WAIT_S = 60
 Assets = Annotated[
-    list[str] | None, typer.Option("--assets", help="ORGANIZATION/ASSET, or a file with one a line; may be repeated")
+    list[str] | None,
+    typer.Option(
+        "--assets",
+        help="ORGANIZATION/ASSET, or a file with one a line; may be repeated. Policies: those that these refer to",
+    ),
 ]
 FromTime = Annotated[str | None, typer.Option("--from-time", help=f"only events from then on: {FORMS}")]
 FromOffset = Annotated[int | None, typer.Option("--from-offset", min=0, help="only events from that offset on")]
-Repair = Annotated[bool, typer.Option("--repair", help="ask the partitions' owners for what is missing")]
+Repair = Annotated[
+    bool, typer.Option("--repair", help="ask the owners for the keys, policies and dead letters that are missing")
+]
 Apply = Annotated[bool, typer.Option("--apply", help="with --repair, --into: do it; without it the plan is shown")]
-Wait = Annotated[int, typer.Option("--wait", min=0, help="with --repair: seconds until what is missing must be there")]
+Wait = Annotated[int, typer.Option("--wait", min=0, help="with --repair: seconds until the owners must have done it")]
 Simulate = Annotated[bool, typer.Option("--simulate", help="list what draft --policies or --schedule would change")]
 Policies = Annotated[Path | None, typer.Option("--policies", help="with --simulate: draft policies, JSON")]
 Schedule = Annotated[Path | None, typer.Option("--schedule", help="with --simulate: draft schedule of roots, JSON")]

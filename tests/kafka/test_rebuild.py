@@ -9,12 +9,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from confluent_kafka.admin import AdminClient
 
-from keymill.kafka.admin import describe, end_offsets, load_adoptions
-from keymill.kafka.cluster import connected, create
-from keymill.kafka.producer import Outgoing, Publisher
-from keymill.kafka.scan import scan_partition
+from keymill.kafka.admin import describe, load_adoptions
+from keymill.kafka.producer import Publisher
 from keymill.ops.supervise import Child
 from keymill.ops.tokens import ensure_token_key
 from schemas import topics
@@ -22,6 +19,7 @@ from schemas.ids import asset_key
 from tests.broker import running_broker
 from tests.gateway_rig import ORGANIZATION, PARTITIONS, Rig, eventually, running
 from tests.kafka_commands import keymill, told
+from tests.losing import delete, lose, newest, on, start, stop, without
 from tests.proxy_rig import challenge
 
 pytestmark = pytest.mark.timeout(240)
@@ -86,28 +84,6 @@ def token(rig: Rig, asset: str) -> str:
     return done.stdout.strip()
 
 
-def delete(rig: Rig, topic: str) -> None:
-    """Lose a topic."""
-    admin = AdminClient({"bootstrap.servers": rig.bootstrap})
-    for future in admin.delete_topics([topic]).values():
-        future.result()
-    eventually(lambda: topic not in describe(rig.bootstrap, [topic]))
-
-
-def on(rig: Rig) -> list[str]:
-    """Where the commands look."""
-    return ["--data", str(rig.data), "--bootstrap", rig.bootstrap]
-
-
-def newest(rig: Rig) -> dict[bytes, bytes]:
-    """What the key topic holds."""
-    found = {}
-    for partition, end in end_offsets(rig.bootstrap, topics.KEYS.name).items():
-        for message in scan_partition(rig.bootstrap, topics.KEYS.name, partition, end=end):
-            found[message.key() or b""] = message.value() or b""
-    return found
-
-
 def films(rig: Rig) -> dict[str, list[bytes]]:
     """Assets with tracks, versions and policies; one event is no event and has a dead letter."""
     publisher = Publisher(rig.bootstrap, {topics.ASSETS.name: PARTITIONS})
@@ -140,8 +116,7 @@ def test_a_lost_key_topic_is_made_again_while_licenses_are_given(rig: Rig, proxy
     try:
         refused = keymill("rebuild", "keys", *on(rig), "--apply", "--wait", "0")
         assert (3, True) == (refused.returncode, "members" in refused.stderr), refused.stderr
-        rig.processor.signal_stop()
-        rig.processor.wait_stopped(time.monotonic() + 25)
+        stop(rig)
         delete(rig, topics.KEYS.name)
         planned = told("rebuild", "keys", *on(rig), code=1)
         told_by = ("created", "adopted", "written", "applied")
@@ -170,14 +145,7 @@ def test_a_lost_key_topic_is_made_again_while_licenses_are_given(rig: Rig, proxy
     views = [f"--snapshot={rig.data / 'views' / name}" for name in ("proxy", "gateway")]
     audit = told("audit", *on(rig), "--against", str(ledger), *views)
     assert (True, {}) == (audit["clean"], audit["counts"]), audit["differences"]
-    assert b"audit/last" in {key for key, _ in records(rig, topics.STATUS.name)}
-
-
-def records(rig: Rig, topic: str) -> list[tuple[bytes, bytes]]:
-    """Every record of a topic."""
-    ends = end_offsets(rig.bootstrap, topic)
-    found = [scan_partition(rig.bootstrap, topic, partition, end=end) for partition, end in ends.items()]
-    return [(message.key() or b"", message.value() or b"") for each in found for message in each]
+    assert b"audit/last" in newest(rig, topics.STATUS)
 
 
 def test_what_is_missing_is_repaired_by_the_owner(rig: Rig) -> None:
@@ -186,23 +154,10 @@ def test_what_is_missing_is_repaired_by_the_owner(rig: Rig) -> None:
     verified; the identities are those from before.
     """
     before = newest(rig)
-    rig.processor.signal_stop()
-    rig.processor.wait_stopped(time.monotonic() + 25)
-    delete(rig, topics.KEYS.name)
     lost = {key for key in before if key.startswith(asset_key(ORGANIZATION, "film-3")) and b"film-3" in key}
-    state = describe(rig.bootstrap, [topics.ASSETS.name])[topics.ASSETS.name]
-    with connected(rig.bootstrap) as client:
-        create(client, [topics.KEYS], state.partitions, 1)
-    publisher = Publisher(rig.bootstrap, {topics.KEYS.name: PARTITIONS})
-    kept = [Outgoing(topic=topics.KEYS.name, record_key=k, value=v) for k, v in before.items() if k not in lost]
-    publisher.flush_all([publisher.send_batch(kept)])
-    publisher.close()
-    assert 0 == keymill("topics", "adopt", topics.KEYS.name, "--apply", "--bootstrap", rig.bootstrap).returncode
-    views = rig.data / "views" / "processor-single"
-    assert 0 == keymill("rebuild", "snapshot", str(views), *on(rig), "--apply").returncode
-    rig.processor.start()
-    rig.processor.wait_listening()
-    rig.processor.wait_ready()
+    stop(rig)
+    lose(rig, topics.KEYS, without(*lost))
+    start(rig)
     found = told("replay", *on(rig), code=1)
     assert (len(lost), 0, 0) == tuple(found[name] for name in ("missing", "different", "unexpected"))
     later = told("replay", *on(rig), "--from-time", "0", code=1)
@@ -225,20 +180,19 @@ def test_another_set_of_topics_is_written(rig: Rig) -> None:
     assert [len(before), 1] == [each["written"] for each in planned]
     assert "next.drm.keys.v1" not in describe(rig.bootstrap, ["next.drm.keys.v1"])
     told("replay", *on(rig), "--into", "next", "--apply")
-    assert before == dict(records(rig, "next.drm.keys.v1"))
+    assert before == newest(rig, topics.in_set(topics.KEYS, "next"))
     again = told("replay", *on(rig), "--into", "next", "--apply")
     assert [0, 0] == [each["written"] for each in again] and before == newest(rig)
 
 
 def test_lost_policies_are_made_again(rig: Rig) -> None:
     """From their changes, and read by everybody once they are adopted."""
-    before = dict(records(rig, topics.POLICIES.name))
-    rig.processor.signal_stop()
-    rig.processor.wait_stopped(time.monotonic() + 25)
+    before = newest(rig, topics.POLICIES)
+    stop(rig)
     delete(rig, topics.POLICIES.name)
     done = told("rebuild", "policies", *on(rig), "--apply")
     assert (1, True, True) == (done["written"], done["created"], done["adopted"])
-    assert before == dict(records(rig, topics.POLICIES.name))
+    assert before == newest(rig, topics.POLICIES)
     rig.processor.start()
     rig.processor.wait_listening()
     rig.processor.wait_ready()

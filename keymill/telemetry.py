@@ -94,13 +94,19 @@ RELAYED = Counter(
 )
 
 UNOPENED = Counter("keymill_key_records_unopened_total", "Key records that a proxy could not open; page when it rises")
-AUDITS = Counter("keymill_audits_total", "Audits by how they ended", ["outcome"])
+AUDITS = Counter(
+    "keymill_audits_total",
+    "Audits by how they ended and whether they read everything or what came",
+    ["outcome", "scope"],
+)
 AUDIT_DIFFERENCES = Gauge(
     "keymill_audit_differences", "Differences that the last audit found, by kind; page when it is not 0", ["kind"]
 )
 AUDIT_AGE = Gauge("keymill_audit_age_seconds", "Seconds since the last audit that was finished")
-AUDIT_SECONDS = Gauge("keymill_audit_seconds", "How long the last audit took")
-AUDIT_EVENTS = Gauge("keymill_audit_events", "Events and policy changes that the last audit replayed")
+AUDIT_WHOLE_AGE = Gauge("keymill_audit_whole_age_seconds", "Seconds since the last audit that read everything")
+AUDIT_SECONDS = Gauge("keymill_audit_seconds", "How long the last audit took, of everything or of what came", ["scope"])
+AUDIT_EVENTS = Gauge("keymill_audit_events", "Events and policy changes that the last audit knows")
+AUDIT_PENDING = Gauge("keymill_audit_pending", "Those of them that no processor had decided")
 AUDIT_LOST = Counter(
     "keymill_audit_lost_total", "Audit events that fitted neither queue nor spool, or were torn; page when it rises"
 )

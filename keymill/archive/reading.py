@@ -19,8 +19,11 @@ from keymill import sql
 from keymill.archive.rows import headers_of_text
 from keymill.archive.tables import ARCHIVED, ASSET_RECORDS, KEY_RECORDS, PLACE, POLICIES, POSITIONS, TABLES_OF
 from keymill.errors import Misconfigured
+from schemas.ids import partition_key
 
 READ_AT_ONCE: Final = 2_000
+_TOO_LONG: Final = 19
+"""Digits that no 64-bit policy id has."""
 
 
 class ArchivedRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -92,10 +95,15 @@ class ArchiveReader:
         ]
 
     def newest_records(
-        self, topic: str, partition: int | None = None, *, generation: int | None = None
+        self,
+        topic: str,
+        partition: int | None = None,
+        *,
+        generation: int | None = None,
+        record_key: bytes | None = None,
     ) -> Iterator[tuple[bytes, bytes]]:
         """
-        Of every record key the record that a view would hold, over all generations or of one; in no order.
+        Of every record key, or one, the record that a view would hold, over all generations or of one; in no order.
 
         An asset or policy record with the highest `applied`, a key record of the highest KEK epoch; then the last one.
         Records without key or value, and those that no released schema reads, are left out.
@@ -107,6 +115,7 @@ class ArchiveReader:
             )
             wanted = [*_where(table, topic, partition, generation), table.c.problem.is_(None)]
             wanted += [table.c.record_key.is_not(None), table.c.value.is_not(None)]
+            wanted += [] if record_key is None else _named(table, record_key)
             newest = select(*place, rank.label("rank")).where(*wanted).subquery()
             same = [newest.c[name] == table.c[name] for name in PLACE]
             query = select(table.c.record_key, table.c.value).join(newest, _all(same)).where(newest.c.rank == 1)
@@ -154,6 +163,14 @@ def _where(table: Table, topic: str, partition: int | None, generation: int | No
     if generation is not None:
         wanted.append(table.c.generation == generation)
     return wanted
+
+
+def _named(table: Table, record_key: bytes) -> list[ColumnElement[bool]]:
+    """One record key of asset, key or policy records, found by the index over what it names."""
+    organization, _, name = partition_key(record_key).decode("utf-8", "replace").partition("/")
+    name_of = table.c.policy_id if table is POLICIES else table.c.asset
+    named = int(name) if table is POLICIES and name.isdecimal() and len(name) < _TOO_LONG else name
+    return [table.c.organization == organization, name_of == named, table.c.record_key == record_key]
 
 
 def _precedence(table: Table) -> list[Column[int]]:

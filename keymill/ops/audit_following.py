@@ -1,4 +1,4 @@
-"""`keymill audit --follow`: one audit after the other, and what Prometheus is told of them."""
+"""`keymill audit --follow`: a whole pass, looks at what came since, a whole pass again; and what Prometheus is told."""
 
 import signal
 import threading
@@ -24,41 +24,75 @@ log = telemetry.logger("ops.audit")
 
 
 class Schedule(NamedTuple):
-    """Seconds from the begin of one audit to the next, and where /metrics is; port 0 for nowhere."""
+    """
+    When to audit, and where /metrics is.
+
+    Args:
+        every_s: from the begin of one audit to the next.
+        whole_every_s: from one that reads everything to the next; 0 for the first alone.
+        metrics_port: 0 for nowhere.
+    """
 
     every_s: int
+    whole_every_s: int
     metrics_port: int
     host: str = "127.0.0.1"
 
+    def whole_due(self, age_s: float | None) -> bool:
+        """Whether everything must be read, so long after the last time; None before the first."""
+        return age_s is None or 0 < self.whole_every_s <= age_s
 
-def follow(once: Callable[[], Audit], schedule: Schedule) -> int:
+
+class Looked(NamedTuple):
+    """What stands after an audit, and whether it has read everything."""
+
+    audit: Audit
+    whole: bool
+
+    @property
+    def scope(self) -> str:
+        """For metrics."""
+        return "whole" if self.whole else "increment"
+
+
+Look = Callable[[bool], Looked]
+"""Audits; given whether everything must be read, it may also decide so by itself."""
+
+
+def follow(look: Look, schedule: Schedule) -> int:
     """Audit until SIGTERM or SIGINT; an audit that is under way then is finished. The exit code is the last one's."""
-    stop, last = threading.Event(), time.time()
+    stop, started = threading.Event(), time.time()
+    last, whole = started, 0.0
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     telemetry.AUDIT_AGE.set_function(lambda: time.time() - last)
+    telemetry.AUDIT_WHOLE_AGE.set_function(lambda: time.time() - (whole or started))
     if schedule.metrics_port:
         start_http_server(schedule.metrics_port, addr=schedule.host)
     clean = True
     while not stop.is_set():
         began = time.time()
+        asked = schedule.whole_due(began - whole if whole else None)
         try:
-            found = once()
+            found = look(asked)
         except Retry as error:
-            telemetry.AUDITS.labels("unfinished").inc()
+            telemetry.AUDITS.labels("unfinished", "whole" if asked else "increment").inc()
             log.warning("audit could not be finished", reason=str(error))
-            stop.wait(RETRY_S)
+            stop.wait(min(RETRY_S, schedule.every_s))
             continue
-        clean, last = found.clean(), time.time()
+        clean, last = found.audit.clean(), time.time()
+        whole = began if found.whole else whole
         show(found, last - began)
         stop.wait(max(0.0, schedule.every_s - (last - began)))
     return 0 if clean else 1
 
 
-def show(found: Audit, took_s: float) -> None:
+def show(found: Looked, took_s: float) -> None:
     """Set the metrics."""
-    telemetry.AUDITS.labels("clean" if found.clean() else "different").inc()
-    telemetry.AUDIT_SECONDS.set(took_s)
-    telemetry.AUDIT_EVENTS.set(found.events)
+    audit = found.audit
+    telemetry.AUDITS.labels("clean" if audit.clean() else "different", found.scope).inc()
+    telemetry.AUDIT_SECONDS.labels(found.scope).set(took_s)
+    telemetry.AUDIT_EVENTS.set(audit.numbers.events)
+    telemetry.AUDIT_PENDING.set(audit.numbers.pending)
     for kind in KINDS:
-        telemetry.AUDIT_DIFFERENCES.labels(kind).set(found.counts[kind])
+        telemetry.AUDIT_DIFFERENCES.labels(kind).set(audit.findings.counts[kind])

@@ -1,40 +1,45 @@
-"""One pass of an audit: every log, every topic made of it, and the copies, each read once, partition by partition."""
+"""
+An audit: every log, every topic made of it, and the copies. A whole pass reads each once, partition by partition.
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+What a pass has read may be kept; a later look then reads and judges only what came since.
+"""
+
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
+from confluent_kafka import Message
 from rich.console import Console
 from sqlalchemy import URL
 
-from keymill.archive.reading import ArchiveReader
 from keymill.config import ProcessorSettings
 from keymill.core.envelope import unwrap_keys
-from keymill.errors import InvalidRecord
-from keymill.kafka.admin import end_offsets, require_topics
+from keymill.errors import Corrupt, Retry
+from keymill.kafka.admin import require_topics
 from keymill.kafka.scan import Scanner
 from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
 from keymill.ops import source
-from keymill.ops.audit_archive import ArchiveCopy, Ends
-from keymill.ops.auditing import Audit, Claims
-from keymill.ops.auditing_copies import Copy, compare_copy, find_strangers
+from keymill.ops.audit_copies import Copies
+from keymill.ops.audit_following import Looked
+from keymill.ops.audit_logs import NAMES, Came, Ends, Logs, take_claim
+from keymill.ops.auditing import NONE, Audit, Open
+from keymill.ops.auditing_assets import AssetPartition, News
 from keymill.ops.ledger import Ledger
 from keymill.ops.progress import Advance
-from keymill.ops.replay_partitions import asset_decider, policy_decider, verify_assets, verify_policies
+from keymill.ops.replay_partitions import asset_decider, policy_decider, verify_policies
+from keymill.ops.replaying_policies import HeldPolicies
 from keymill.ops.report import Report
-from keymill.ops.source import Source
 from keymill.ops.verifying import Verifier
-from keymill.snapshot.reader import SnapshotReader
-from keymill.sql import name_of
 from schemas import topics
-from schemas.codec import decode, encode
+from schemas.codec import encode
 from schemas.ids import asset_key
 from schemas.records import Claim, KeyRecord
-from streams import policies
 
-MADE = (topics.KEYS.name, topics.POLICIES.name)
+KEYS, POLICIES = topics.KEYS.name, topics.POLICIES.name
+Policies = tuple[HeldPolicies, Report]
+"""A partition of the policy topic, and what replaying its changes found."""
 
 
 class Wanted(NamedTuple):
@@ -46,137 +51,187 @@ class Wanted(NamedTuple):
     open: bool = True
 
 
-class _Listed(NamedTuple):
-    """A copy, and the record keys that it has of a topic."""
-
-    copy: Copy
-    keys: Callable[[str], Iterator[bytes]]
-
-
 def audit_once(settings: ProcessorSettings, bootstrap: str, wanted: Wanted, console: Console) -> Audit:
     """Everything once. Raises what reading the topics raises."""
-    with ExitStack() as stack:
-        scanner = stack.enter_context(Scanner(bootstrap))
-        assets = Source.open(scanner, bootstrap, source.ASSETS)
-        changes = Source.open(scanner, bootstrap, source.POLICIES)
-        claim_ends = _claim_ends(bootstrap)  # later than the records', so that each finds its claim
+    with Scanner(bootstrap) as scanner:
+        return whole_pass(scanner, settings, bootstrap, wanted, console, keep=False).audit
+
+
+class Follower:
+    """
+    Audits again and again over one connection, and keeps what was read between two whole passes.
+
+    A context manager.
+    """
+
+    def __init__(self, settings: ProcessorSettings, bootstrap: str, wanted: Wanted, console: Console) -> None:
+        self._settings = settings
+        self._bootstrap = bootstrap
+        self._wanted = wanted
+        self._console = console
+        self._scanner = Scanner(bootstrap)
+        self._found: Pass | None = None
+
+    def look(self, whole: bool) -> Looked:
+        """One audit: of everything if asked for, or if nothing else can be trusted."""
+        found = None if whole else self._found
+        came = None if found is None else read_again(found, self._bootstrap)
+        self._found = None  # until it is judged; and no two stand in memory
+        if found is None or came is None:
+            found = None
+            self._found = whole_pass(
+                self._scanner, self._settings, self._bootstrap, self._wanted, self._console, keep=True
+            )
+            return Looked(self._found.audit, whole=True)
+        judge_again(found, came)
+        self._found = found
+        found.copies.look_again(found.audit, found.logs.ends.of, found.value)
+        return Looked(found.audit, whole=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._scanner.close()
+
+
+class Pass:
+    """
+    What a whole pass has read and found, and every look since.
+
+    Args:
+        logs: at their beginning.
+    """
+
+    def __init__(self, logs: Logs, settings: ProcessorSettings, wanted: Wanted) -> None:
         keyring = Keyring(KeyFile(settings.keys_path))
-        audit = Audit(assets.partitions, _opener(keyring) if wanted.open else None)
-        copies = _Copies(
-            audit, _copies(stack, wanted, {each.pair.made.name: each.made_ends for each in (assets, changes)})
-        )
-        steps = assets.partitions + changes.partitions
-        progress = stack.enter_context(Advance("auditing partitions", steps, console=console))
+        assets, changes = logs.source(source.ASSETS), logs.source(source.POLICIES)
+        self.audit = Audit(logs.partitions, _opener(keyring) if wanted.open else None, wanted.before)
+        self.copies = Copies(wanted.snapshots, wanted.archive)
+        self.logs = logs
+        self._decider = asset_decider(settings, keyring, assets, Verifier)
+        self._keeper = policy_decider(keyring, changes)
+        self._assets = [AssetPartition(number, assets.adopted.generation) for number in range(logs.partitions)]
+        self._policies = [HeldPolicies() for _ in range(logs.partitions)]
+        self._numbers = [NONE] * logs.partitions
+
+    def claims(self, came: Iterable[tuple[int, Message]]) -> bool:
+        """Take claims with their partitions; whether a KID got a winner."""
+        partitions = len(self.logs.ends.of[topics.CLAIMS.name])
+        for partition, message in came:
+            take_claim(self.audit, partition, message, partitions)
+        return bool(self.audit.claims.new)
+
+    def assets(self, partition: int, came: Came, *, claims: bool) -> Mapping[bytes, bytes | None]:
+        """Judge what came; returns the records that are others now, by record key."""
+        news = News(came.made, came.refused, came.events, claims)
+        return self._assets[partition].step(news, self.audit, self._decider, self.audit.claims.winners)
+
+    def read_policies(self, partition: int) -> Policies:
+        """Replay a partition of the policy changes, whole: it is small."""
         report = Report()
-        claims = _claims(scanner, claim_ends, audit)
-        decider = asset_decider(settings, keyring, assets, Verifier)
-        for partition in range(assets.partitions):
-            held = verify_assets(assets, partition, decider, report, claims.winners)
-            audit.look(held)
-            copies.look(topics.KEYS.name, partition, held.values)
+        return verify_policies(self.logs.source(source.POLICIES), partition, self._keeper, report), report
+
+    def policies(self, partition: int, came: Policies) -> Mapping[bytes, bytes | None]:
+        """Take what was read; returns what the partition held or holds, by record key."""
+        before, (held, report) = self._policies[partition], came
+        self._numbers[partition] = self.audit.judged(("changes", partition), report, self._numbers[partition])
+        self.audit.exchange_policies(partition, before, held)
+        self._policies[partition] = held
+        return {key: self.value(POLICIES, partition, key) for key in before.records.keys() | held.records.keys()}
+
+    def value(self, topic: str, partition: int, record_key: bytes) -> bytes | None:
+        """What a topic holds, as far as it was read."""
+        if topic == KEYS:
+            return self._assets[partition].held().get(record_key)
+        record = self._policies[partition].records.get(record_key)
+        return None if record is None else encode(record)
+
+    def finish(self) -> None:
+        """Hold everything against each other, at the end of a look."""
+        self.audit.open_again()
+        self.audit.check(self._accepted)
+
+    def let_go(self, partition: int) -> None:
+        """Forget what only another look would need."""
+        claims = self.audit.claims.winners.values()
+        self._assets[partition].let_go({asset_key(each.organization, each.asset) for each in claims})
+
+    def _accepted(self, claim: Claim) -> bool:
+        key = asset_key(claim.organization, claim.asset)
+        return self._assets[topics.partition_of(topics.ASSETS, key, self.logs.partitions)].accepted(claim)
+
+
+def whole_pass(
+    scanner: Scanner, settings: ProcessorSettings, bootstrap: str, wanted: Wanted, console: Console, *, keep: bool
+) -> Pass:
+    """Read and judge everything from nothing. Raises what reading the topics raises."""
+    adopted = require_topics(bootstrap, NAMES)
+    logs = Logs(scanner, adopted, Ends.take(bootstrap))
+    found = Pass(logs, settings, wanted)
+    copies, audit, ends = found.copies, found.audit, logs.ends.of
+    with ExitStack() as stack:
+        copies.open(stack, ends)
+        progress = stack.enter_context(Advance("auditing partitions", logs.partitions, console=console))
+        claims = found.claims(logs.claims())
+        for partition in range(logs.partitions):
+            came = logs.came(partition)
+            copies.look(audit, KEYS, partition, found.assets(partition, came, claims=claims))
+            copies.look(audit, POLICIES, partition, found.policies(partition, found.read_policies(partition)))
+            if not keep:
+                found.let_go(partition)
             progress.step()
-        _look_at_policies(audit, changes, policy_decider(keyring, changes), report, copies, progress)
-        audit.take(report)
-        audit.check_claims(claims, _refusals(assets))
-        audit.check_policies()
-        audit.check_fingerprints(wanted.before)
-        copies.find_strangers()
-    return audit
+        found.finish()
+        copies.find_strangers(audit, ends)
+    return found
 
 
-class _Copies:
-    """The copies, and the record keys that their topics hold."""
+class _News(NamedTuple):
+    """What came since the last look: on each partition, and the policies that must be replayed."""
 
-    def __init__(self, audit: Audit, copies: Sequence[_Listed]) -> None:
-        self._audit = audit
-        self._copies = copies
-        self._known: dict[str, set[bytes]] = {name: set() for name in MADE}
-
-    def look(self, topic: str, partition: int, values: Mapping[bytes, bytes]) -> None:
-        """Compare with one partition."""
-        for each in self._copies:
-            compare_copy(self._audit, each.copy, topic, partition, values)
-            self._known[topic].update(values)
-
-    def find_strangers(self) -> None:
-        """What no topic holds; at the end."""
-        for each in self._copies:
-            for name in MADE:
-                find_strangers(self._audit, each.copy, name, each.keys(name), self._known[name])
+    claims: list[tuple[int, Message]]
+    partitions: list[Came]
+    policies: dict[int, Policies]
 
 
-def _look_at_policies(
-    audit: Audit, changes: Source, keeper: policies.Decider, report: Report, copies: _Copies, progress: Advance
-) -> None:
-    for partition in range(changes.partitions):
-        held = verify_policies(changes, partition, keeper, report)
-        audit.look_at_policies(held, partition)
-        copies.look(topics.POLICIES.name, partition, {key: encode(record) for key, record in held.records.items()})
-        progress.step()
+def read_again(found: Pass, bootstrap: str) -> _News | None:
+    """
+    Read what came since the last look.
+
+    Returns:
+        None when the topics are not those that were read, end before, or begin later: only a whole pass can tell then.
+    """
+    logs, ends = found.logs, Ends.take(bootstrap)
+    if not logs.follows(ends):
+        return None
+    mark = logs.mark()
+    logs.ends = ends
+    try:
+        claims, came = list(logs.claims()), [logs.came(partition) for partition in range(logs.partitions)]
+        policies = {number: found.read_policies(number) for number, each in enumerate(came) if each.policies}
+    except Corrupt:
+        return None
+    except Retry:
+        logs.reset(mark)
+        raise
+    return _News(claims, came, policies)
 
 
-def _opener(keyring: Keyring) -> Callable[[KeyRecord], object]:
+def judge_again(found: Pass, news: _News) -> None:
+    """Judge it; after an error *found* is of no use any more."""
+    claims = found.claims(news.claims)
+    for partition, each in enumerate(news.partitions):
+        if claims or each.made or each.refused or each.events:
+            found.copies.changed(KEYS, partition, found.assets(partition, each, claims=claims))
+    for partition, policies in news.policies.items():
+        found.copies.changed(POLICIES, partition, found.policies(partition, policies))
+    found.finish()
+
+
+def _opener(keyring: Keyring) -> Open:
     def open_keys(record: KeyRecord) -> object:
         return unwrap_keys(
             keyring.kek(record.organization, record.kek_epoch), keyring.k_fp(record.organization), record
         )
 
     return open_keys
-
-
-def _copies(stack: ExitStack, wanted: Wanted, ends: Ends) -> list[_Listed]:
-    found = [_snapshot(stack, folder, ends) for folder in wanted.snapshots]
-    if wanted.archive is not None:
-        reader = stack.enter_context(closing(ArchiveReader(wanted.archive)))
-        archive = ArchiveCopy(reader, name_of(wanted.archive), ends)
-        found.append(_Listed(archive.copy(), archive.keys))
-    return found
-
-
-def _snapshot(stack: ExitStack, folder: Path, ends: Ends) -> _Listed:
-    """A view's folder, as it is now; its follower may be at work."""
-    reader = stack.enter_context(SnapshotReader(folder))
-    view = stack.enter_context(reader.at_once())
-    positions = view.positions()
-
-    def reached(topic: str, partition: int) -> bool:
-        return positions.get(topic, {}).get(partition, 0) >= ends[topic][partition]
-
-    def keys(topic: str) -> Iterator[bytes]:
-        return (key for key, _, _ in view.scan(topic))
-
-    return _Listed(Copy(f"the view {folder}", view.raw, reached), keys)
-
-
-def _claim_ends(bootstrap: str) -> dict[int, int]:
-    require_topics(bootstrap, [topics.CLAIMS.name])
-    return end_offsets(bootstrap, topics.CLAIMS.name)
-
-
-def _claims(scanner: Scanner, ends: dict[int, int], audit: Audit) -> Claims:
-    claims = Claims()
-    for partition, end in ends.items():
-        for message in scanner.read(topics.CLAIMS.name, partition, end=end) if end else ():
-            record_key = message.key() or b""
-            if topics.partition_of(topics.CLAIMS, record_key, len(ends)) != partition:
-                audit.note("misplaced", record_key, f"a claim stands on partition {partition}")
-                continue
-            try:
-                claims.add(decode(message.value() or b"", Claim))
-            except InvalidRecord as error:
-                audit.note("different", record_key, str(error))
-    return claims
-
-
-def _refusals(assets: Source) -> Callable[[Claim], bool]:
-    """Whether a claim's event has a dead letter."""
-    found: dict[int, frozenset[int]] = {}
-
-    def was_refused(claim: Claim) -> bool:
-        key = asset_key(claim.organization, claim.asset)
-        partition = topics.partition_of(topics.ASSETS, key, assets.partitions)
-        if partition not in found:
-            found[partition] = assets.refused(partition)
-        return claim.event.offset in found[partition]
-
-    return was_refused

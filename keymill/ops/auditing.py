@@ -1,199 +1,224 @@
 """
 What an audit finds: every difference counted by its kind, the first thousand named. Pure over what it is shown.
 
-Events against records is the replay's (`keymill.ops.replaying`); here the records are held against each other.
+Events against records is the replay's (`keymill.ops.replaying`); here the records are held against each other. A record
+that takes another's place takes its findings away too, so that a second look costs what has changed.
 """
 
-from collections import Counter
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from keymill.core.folding import DEFAULT_POLICY
 from keymill.errors import InvalidRecord, KeymillError
-from keymill.ops import ledger as ledgers
+from keymill.ops.auditing_kids import Claims, Kid, Kids
+from keymill.ops.findings import Findings, Place
 from keymill.ops.ledger import Ledger
-from keymill.ops.replaying import Held
 from keymill.ops.replaying_policies import HeldPolicies
-from keymill.ops.report import MAX_LISTED, Difference, Report
+from keymill.ops.report import Difference, Report
 from schemas import topics
 from schemas.codec import decode
 from schemas.ids import is_key_set
-from schemas.records import AssetRecord, Claim, KeyOrigin, KeyRecord, TrackKey
+from schemas.records import AssetRecord, Claim, KeyRecord
 from schemas.topics import Topic
+
+R = TypeVar("R", AssetRecord, KeyRecord)
 
 Open = Callable[[KeyRecord], object]
 """Unwraps a key record; raises `Corrupt` when it does not hold what it says."""
-Kid = tuple[str, bytes]
-"""(organization, KID)"""
+REPLAYED = ("missing", "different", "unexpected")
 
 
-class Holder(NamedTuple):
-    """The key record that a chosen or imported KID stands in."""
+class Numbers(NamedTuple):
+    """What a replay counted, without the differences."""
 
-    record: KeyRecord
-    track: TrackKey
+    events: int = 0
+    identical: int = 0
+    refused: int = 0
+    pending: int = 0
 
 
-class Claims:
-    """The winners of the claims topic, by (organization, KID); what stands on a wrong partition wins nothing."""
-
-    def __init__(self) -> None:
-        self.winners: dict[Kid, Claim] = {}
-
-    def add(self, claim: Claim) -> None:
-        """Take a claim, in topic order: the first one wins for ever."""
-        self.winners.setdefault((claim.organization, claim.kid), claim)
+NONE = Numbers()
 
 
 class Audit:
     """
-    One pass.
+    What stands, and what is wrong with it.
 
     Args:
         partitions: of the key topic.
         open: how key records are unwrapped; None when they are not.
+        before: a former ledger to compare with.
     """
 
-    def __init__(self, partitions: int = 1, open: Open | None = None) -> None:
-        self.counts: Counter[str] = Counter()
-        self.differences: list[Difference] = []
-        self.ledger = Ledger()
-        self.events = self.assets = self.key_records = self.policies = self.identical = self.refused = self.pending = 0
+    def __init__(self, partitions: int = 1, open: Open | None = None, before: Ledger | None = None) -> None:
+        self.findings = Findings()
+        self.claims = Claims()
+        self.numbers = NONE
+        self.assets = self.key_records = 0
         self._partitions = partitions
-        self._open = open
-        self._named: dict[tuple[str, int], str] = {}
-        self._naming: Counter[tuple[str, int]] = Counter()
-        self._policies: set[tuple[str, int]] = set()
-        self._given: dict[Kid, Holder] = {}
-        self._applied: dict[tuple[str, str], tuple[int, int]] = {}
+        self.open = open
+        self._kids = Kids(before)
+        self._unowned: set[Kid] = set()
+        self._unopened: dict[Place, tuple[bytes, KeyRecord]] = {}
+        self._naming: dict[tuple[str, int], set[bytes]] = {}
+        self._unresolved: set[tuple[str, int]] = set()
+        self._policies: dict[int, set[tuple[str, int]]] = {}
 
-    def note(self, kind: str, record_key: bytes | str, detail: str) -> None:
-        """Count a difference, and list it while there is room."""
+    def judged(self, place: Place, report: Report, before: Numbers = NONE) -> Numbers:
+        """Take over what a replay found at a place, where it found *before* the last time; returns what it is now."""
+        now = Numbers(report.events, report.identical, report.refused, report.pending)
+        if now != before:
+            self.numbers = Numbers(
+                *(total + new - old for total, new, old in zip(self.numbers, now, before, strict=True))
+            )
+        counts = {kind: count for kind in REPLAYED if (count := getattr(report, kind))}
+        self.findings.put(place, report.differences, counts)
+        return now
+
+    def note(self, place: Place, kind: str, record_key: bytes | str, detail: str) -> None:
+        """Say what is wrong at a place."""
         name = record_key if isinstance(record_key, str) else record_key.decode("utf-8", "replace")
-        self.counts[kind] += 1
-        if len(self.differences) < MAX_LISTED:
-            self.differences.append(Difference(kind=kind, record_key=name, detail=detail))
+        self.findings.put(place, [Difference(kind=kind, record_key=name, detail=detail)])
 
-    def take(self, report: Report) -> None:
-        """Take over what a replay found."""
-        self.events, self.identical = report.events, report.identical
-        self.refused, self.pending = report.refused, report.pending
-        for kind in ("missing", "different", "unexpected"):
-            if count := getattr(report, kind):
-                self.counts[kind] += count
-        self.differences.extend(report.differences[: MAX_LISTED - len(self.differences)])
+    def exchange(self, partition: int, record_key: bytes, old: bytes | None, new: bytes | None) -> None:
+        """A record of the key topic has taken the place of another; None for nothing."""
+        placed = self._place(topics.KEYS, record_key, partition, there=new is not None)
+        if is_key_set(record_key):
+            self._key_record(
+                ("opened", partition, record_key), record_key, _read(old, KeyRecord), _read(new, KeyRecord)
+            )
+        else:
+            self._asset(record_key, _read(old, AssetRecord), _read(new, AssetRecord), placed=placed)
 
-    def look(self, held: Held) -> None:
-        """See what one partition of the key topic holds."""
-        for record_key, value in held.values.items():
-            self._placed(topics.KEYS, record_key, held.partition)
-            try:
-                if is_key_set(record_key):
-                    self._key_record(record_key, decode(value, KeyRecord))
-                else:
-                    self._asset(decode(value, AssetRecord))
-            except InvalidRecord:
-                continue  # the replay tells it
-            except KeymillError as error:
-                self.note("unopened", record_key, str(error))
+    def exchange_policies(self, partition: int, before: HeldPolicies, held: HeldPolicies) -> None:
+        """See what one partition of the policy topic holds now."""
+        self._policies[partition] = {(each.organization, each.policy_id) for each in held.records.values()}
+        for record_key in before.records.keys() | held.records.keys():
+            self._place(topics.POLICIES, record_key, partition, there=record_key in held.records)
 
-    def look_at_policies(self, held: HeldPolicies, partition: int) -> None:
-        """See what one partition of the policy topic holds."""
-        for record_key, record in held.records.items():
-            self.policies += 1
-            self._policies.add((record.organization, record.policy_id))
-            self._placed(topics.POLICIES, record_key, partition)
+    def open_again(self) -> None:
+        """Try the key records again that did not open: the KMS may have learned their KEK meanwhile."""
+        for place, (record_key, record) in list(self._unopened.items()):
+            self._try(place, record_key, record)
 
-    def _placed(self, topic: Topic, record_key: bytes, partition: int) -> None:
-        if (right := topics.partition_of(topic, record_key, self._partitions)) != partition:
-            self.note("misplaced", record_key, f"stands on partition {partition} of {topic.name}, belongs on {right}")
+    def _place(self, topic: Topic, record_key: bytes, partition: int, *, there: bool) -> bool:
+        """Whether the record key belongs there."""
+        place, right = (topic.name, partition, record_key), topics.partition_of(topic, record_key, self._partitions)
+        if there and partition != right:
+            detail = f"stands on partition {partition} of {topic.name}, belongs on {right}"
+            self.note(place, "misplaced", record_key, detail)
+        else:
+            self.findings.put(place)
+        return partition == right
 
-    def _asset(self, record: AssetRecord) -> None:
-        self.assets += 1
-        self._applied[record.organization, record.asset] = (record.applied.generation, record.applied.offset)
-        policy = (record.organization, record.policy_id)
-        if record.policy_id != DEFAULT_POLICY:
-            self._named.setdefault(policy, record.asset)
-            self._naming[policy] += 1
+    def _asset(self, record_key: bytes, old: AssetRecord | None, new: AssetRecord | None, *, placed: bool) -> None:
+        self.assets += (new is not None) - (old is not None)
+        if not placed:
+            return  # nobody reads it
+        if old is not None:
+            self._named(old).discard(record_key)
+        if new is not None and new.policy_id != DEFAULT_POLICY:
+            self._named(new).add(record_key)
 
-    def _key_record(self, record_key: bytes, record: KeyRecord) -> None:
-        self.key_records += 1
-        self.ledger.add(record.organization, [(track.kid, track.fp) for track in record.tracks])
-        for track in record.tracks:
-            if track.origin is not KeyOrigin.DERIVED:
-                self._given[record.organization, track.kid] = Holder(record, track)
-        if self._open is not None:
-            self._open(record)
+    def _named(self, record: AssetRecord) -> set[bytes]:
+        return self._naming.setdefault((record.organization, record.policy_id), set())
 
-    def check_policies(self) -> None:
-        """Every policy that an asset names must exist."""
-        for policy in sorted(self._named.keys() - self._policies):
-            organization, policy_id = policy
-            detail = f"no such policy; {self._naming[policy]} assets name it, {self._named[policy]} among them"
-            self.note("unresolved", f"{organization}/{policy_id}", detail)
+    def _key_record(self, place: Place, record_key: bytes, old: KeyRecord | None, new: KeyRecord | None) -> None:
+        self.key_records += (new is not None) - (old is not None)
+        if old is not None:
+            self._kids.remove(old)
+        if new is None:
+            self._unopened.pop(place, None)
+            self.findings.put(place)
+        else:
+            self._kids.add(new)
+            self._try(place, record_key, new)
 
-    def check_claims(self, claims: Claims, was_refused: Callable[[Claim], bool]) -> None:
-        """A KID that was not derived is its claim's winner's, and every winner whose event was accepted has it."""
-        for kid, holder in self._given.items():
-            claim = claims.winners.get(kid)
-            if claim is None:
-                self.note("unclaimed", _named(kid), f"asset {holder.record.asset} has it without a claim")
-            elif reason := _contradiction(claim, holder):
-                self.note("contradiction", _named(kid), reason)
-        for kid, claim in claims.winners.items():
-            at = (claim.event.generation, claim.event.offset)
-            applied = self._applied.get((claim.organization, claim.asset), (0, -1))
-            if kid not in self._given and applied >= at and not was_refused(claim):
-                self.note("missing", _named(kid), f"asset {claim.asset} claimed this KID and has no key record with it")
+    def _try(self, place: Place, record_key: bytes, record: KeyRecord) -> None:
+        try:
+            if self.open is not None:
+                self.open(record)
+        except KeymillError as error:
+            self._unopened[place] = record_key, record
+            self.note(place, "unopened", record_key, str(error))
+        else:
+            self._unopened.pop(place, None)
+            self.findings.put(place)
 
-    def check_fingerprints(self, before: Ledger | None) -> None:
-        """No KID may have two fingerprints, and none another one than *before*."""
-        for entry in self.ledger.contradictions():
-            self.note("contradiction", _named(entry[:2]), "this KID has two fingerprints")
-        if before is None:
-            return
-        found = ledgers.compare(before, self.ledger)
-        for entry in found.missing:
-            self.note("key_lost", _named(entry[:2]), "the former ledger has it")
-        for entry in found.changed:
-            self.note("key_changed", _named(entry[:2]), "the former ledger has another fingerprint")
+    def check(self, accepted: Callable[[Claim], bool]) -> None:
+        """
+        Hold what stands on different partitions against each other; at the end of a look.
+
+        Every policy that an asset names must exist. A KID that was not derived is its claim's winner's, and every
+        winner whose event was accepted has it. No KID may have two fingerprints, and none another one than before.
+        """
+        self._check_policies()
+        winners = self.claims.winners
+        for kid in self._kids.touched | self.claims.new:
+            self.findings.put(("kid", kid), self._kids.judge(kid, winners.get(kid)))
+            if kid in winners and kid not in self._kids.given:
+                self._unowned.add(kid)
+            elif kid in self._unowned:
+                self._unowned.discard(kid)
+                self.findings.put(("winner", kid))
+        self._kids.touched.clear()
+        self.claims.new.clear()
+        for kid in self._unowned:
+            claim, place = winners[kid], ("winner", kid)
+            if accepted(claim):
+                detail = f"asset {claim.asset} claimed this KID and has no key record with it"
+                self.note(place, "missing", f"{claim.organization}/{claim.kid.hex()}", detail)
+            else:
+                self.findings.put(place)
+
+    def _check_policies(self) -> None:
+        named = {policy for policy, assets in self._naming.items() if assets}
+        unresolved = named.difference(*self._policies.values())
+        for policy in self._unresolved - unresolved:
+            self.findings.put(("policy", policy))
+        for organization, policy_id in sorted(unresolved):
+            naming = self._naming[organization, policy_id]
+            _, _, asset = min(naming).partition(b"/")
+            detail = f"no such policy; {len(naming)} assets name it, {asset.decode('utf-8', 'replace')} among them"
+            place = ("policy", (organization, policy_id))
+            self.note(place, "unresolved", f"{organization}/{policy_id}", detail)
+        self._unresolved = unresolved
 
     def clean(self) -> bool:
-        """Whether nothing was found."""
-        return not self.counts
+        """Whether nothing is wrong."""
+        return not self.findings.counts
+
+    def ledger(self) -> Ledger:
+        """Every fingerprint, as it stands."""
+        return self._kids.ledger()
 
     def result(self) -> dict[str, Any]:
         """For people and programs."""
         return {
             "clean": self.clean(),
-            "events": self.events,
+            "events": self.numbers.events,
             "assets": self.assets,
             "key_records": self.key_records,
             "policies": self.policies,
-            "fingerprints": len(self.ledger),
-            "identical": self.identical,
-            "refused": self.refused,
-            "pending": self.pending,
-            "counts": dict(sorted(self.counts.items())),
-            "differences": msgspec.to_builtins(self.differences),
+            "fingerprints": len(self._kids),
+            "identical": self.numbers.identical,
+            "refused": self.numbers.refused,
+            "pending": self.numbers.pending,
+            "counts": dict(sorted(self.findings.counts.items())),
+            "differences": msgspec.to_builtins(self.findings.listed()),
         }
 
+    @property
+    def policies(self) -> int:
+        """How many policies are held."""
+        return sum(map(len, self._policies.values()))
 
-def _named(kid: Kid) -> str:
-    return f"{kid[0]}/{kid[1].hex()}"
 
-
-def _contradiction(claim: Claim, holder: Holder) -> str:
-    """Why the key record that a KID stands in is not the one that its claim calls for; empty if it is."""
-    record, track = holder
-    if claim.asset != record.asset:
-        return f"asset {record.asset} has it, asset {claim.asset} claimed it first"
-    if (claim.key_version, claim.label, claim.scheme) != (record.key_version, track.label, track.scheme):
-        return f"it was claimed for {claim.label}/{claim.scheme} of version {claim.key_version}"
-    if (claim.fp is None) != (track.origin is KeyOrigin.CHOSEN):
-        return f"it is {track.origin.value}, which its claim is not"
-    if claim.fp is not None and claim.fp != track.fp:
-        return "its fingerprint is not the claimed one"
-    return ""
+def _read(value: bytes | None, kind: type[R]) -> R | None:
+    """None too where it cannot be read, which the replay tells."""
+    try:
+        return None if value is None else decode(value, kind)
+    except InvalidRecord:
+        return None

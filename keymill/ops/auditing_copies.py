@@ -31,25 +31,40 @@ class Copy(NamedTuple):
     reached: Callable[[str, int], bool]
 
 
-def compare_copy(audit: Audit, copy: Copy, topic: str, partition: int, held: Mapping[bytes, bytes]) -> None:
-    """Compare one partition's records, by record key."""
-    reached = copy.reached(topic, partition)
+def compare_copy(
+    audit: Audit, copy: Copy, topic: str, partition: int, held: Mapping[bytes, bytes | None]
+) -> set[bytes]:
+    """Compare records of one partition, by record key; returns those that the copy may yet come to agree on."""
+    reached, unsettled = copy.reached(topic, partition), set()
     for record_key, value in held.items():
         found = copy.raw(topic, record_key)
+        place = ("copy", copy.name, topic, record_key)
         if found == value:
+            audit.findings.put(place)
             continue
-        if found is None:
-            if reached:
-                audit.note("copy_missing", record_key, f"{copy.name} has no such record of {topic}")
-        elif reason := _difference(topic, record_key, value, found, reached):
-            audit.note("copy_different", record_key, f"{copy.name}: {reason}")
+        unsettled.add(record_key)
+        if value is None:
+            audit.note(place, "copy_unexpected", record_key, _stranger(copy, topic))
+        elif found is None and reached:
+            audit.note(place, "copy_missing", record_key, f"{copy.name} has no such record of {topic}")
+        elif found is not None and (reason := _difference(topic, record_key, value, found, reached)):
+            audit.note(place, "copy_different", record_key, f"{copy.name}: {reason}")
+        else:
+            audit.findings.put(place)
+    return unsettled
 
 
-def find_strangers(audit: Audit, copy: Copy, topic: str, keys: Iterable[bytes], known: Set[bytes]) -> None:
-    """Tell the record keys of a copy that its topic does not hold."""
-    for record_key in keys:
-        if record_key not in known:
-            audit.note("copy_unexpected", record_key, f"{copy.name} has a record that {topic} does not hold")
+def find_strangers(audit: Audit, copy: Copy, topic: str, keys: Iterable[bytes], known: Set[bytes]) -> set[bytes]:
+    """Tell, and return, the record keys of a copy that its topic does not hold."""
+    strangers = {record_key for record_key in keys if record_key not in known}
+    for record_key in sorted(strangers):
+        place = ("copy", copy.name, topic, record_key)
+        audit.note(place, "copy_unexpected", record_key, _stranger(copy, topic))
+    return strangers
+
+
+def _stranger(copy: Copy, topic: str) -> str:
+    return f"{copy.name} has a record that {topic} does not hold"
 
 
 def _difference(topic: str, record_key: bytes, value: bytes, found: bytes, reached: bool) -> str:

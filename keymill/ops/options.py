@@ -13,4 +13,5 @@ Bootstrap = Annotated[str | None, typer.Option("--bootstrap", help="Kafka broker
 KeyFileOption = Annotated[
     Path | None, typer.Option("--key-file", help="key file; keys.json in the data folder if absent")
 ]
+Host = Annotated[str | None, typer.Option("--host", help="address to listen on")]
 Json = Annotated[bool, typer.Option("--json", help="print the result as one line of JSON")]

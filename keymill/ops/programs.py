@@ -20,10 +20,9 @@ from keymill.config import (
 from keymill.errors import KeymillError
 from keymill.ops.address import bootstrap_of
 from keymill.ops.exits import exit_code_of, worded
-from keymill.ops.options import Bootstrap, Data, File
+from keymill.ops.options import Bootstrap, Data, File, Host
 from keymill.process import end_with_parent
 
-Host = Annotated[str | None, typer.Option("--host", help="address to listen on")]
 Port = Annotated[int | None, typer.Option("--port", help="port to listen on, 0 takes a free one")]
 Cert = Annotated[Path | None, typer.Option("--tls-cert", help="PEM certificate chain")]
 Key = Annotated[Path | None, typer.Option("--tls-key", help="PEM private key")]

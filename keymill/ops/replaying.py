@@ -25,7 +25,6 @@ from streams.runs import RawRecord, Run
 Lacking = Callable[[bytes, bytes], None]
 """Is told every record that is not there: record key and value, key records before asset records."""
 
-
 _AT_ONCE: Final = 1024
 """Events that are read, then decided, then compared: to do all that with one after the other is a sixth slower."""
 
@@ -113,7 +112,7 @@ def compare(
     decider: Decider,
     generation: int,
     report: Report,
-    refused: frozenset[int] = frozenset(),
+    refused: Set[int] = frozenset(),
     *,
     lacking: Lacking = pass_over,
     refuse: Callable[[DeadLetter], None] = lambda _letter: None,
@@ -132,11 +131,13 @@ def compare(
         lacking, refuse: are given what is missing; *unclaimed* events whose claims are.
         all_due: nothing is pending: what is held may be lost, and nobody else is at work.
         winners: of all claims. An event without them was never decided: it and its asset's later ones are pending.
+            What a pending event calls for may be half published: its asset's key records are not unexpected.
         scope: of the events and of *held*, which holds no others.
         done: the events below that offset are decided, whatever became of their records: none is pending.
     """
     again = Recomputed(decider.begin(_EVERY), winners, held.values if scope.later else {})
-    due = _due(events, held, None if all_due else generation, report, refused, scope, done)
+    waiting: set[bytes] = set()
+    due = _due(events, held, None if all_due else generation, report, refused, scope, done, waiting)
     while batch := list(islice(due, _AT_ONCE)):
         for event, read in zip(batch, [decider.read(event) for event in batch], strict=True):
             if event.key in again.unclaimed:
@@ -155,7 +156,8 @@ def compare(
             _judge_asset(record_key, asset, held.values.get(record_key), report, lacking)
     if not scope.later:
         for record_key in held.values.keys() - again.decided.assets.keys() - again.made:
-            report.note("unexpected", record_key, f"no event of {topics.ASSETS.name} calls for it")
+            if not (is_key_set(record_key) and partition_key(record_key) in waiting):
+                report.note("unexpected", record_key, f"no event of {topics.ASSETS.name} calls for it")
 
 
 def _due(
@@ -163,11 +165,12 @@ def _due(
     held: Held,
     generation: int | None,
     report: Report,
-    refused: frozenset[int],
+    refused: Set[int],
     scope: Scope,
     done: int,
+    waiting: set[bytes],
 ) -> Iterator[RawRecord]:
-    """What is to be decided; *generation* None says that nothing is pending."""
+    """What is to be decided; *generation* None says that nothing is pending. *waiting* are assets with what is."""
     for event in events:
         if not scope.has(event.key or b""):
             continue
@@ -176,6 +179,7 @@ def _due(
             report.refused += 1
         elif generation is not None and event.offset >= done and _is_pending(event, held, generation):
             report.pending += 1
+            waiting.add(event.key or b"")
         else:
             yield event
 

@@ -80,11 +80,12 @@ class Source(NamedTuple):
         """Offsets of the source that have a dead letter, which stands on the partition of the same number."""
         at = (self.pair.source.name, partition, self.adopted.generation)
         found = self.scanner.read(topics.DEAD_LETTERS.name, partition, end=self.letter_ends[partition])
-        letters = [letter for message in found if (letter := _letter(message.value()))]
+        letters = [letter for message in found if (letter := letter_of(message.value()))]
         return frozenset(each.offset for each in letters if (each.topic, each.partition, each.generation) == at)
 
 
-def _letter(value: bytes | None) -> DeadLetter | None:
+def letter_of(value: bytes | None) -> DeadLetter | None:
+    """A record of the dead letters, or None."""
     try:
         return decode(value or b"", DeadLetter)
     except InvalidRecord:

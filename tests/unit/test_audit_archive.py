@@ -63,4 +63,4 @@ def test_topic_and_archive_must_agree(
             held = {key: value for key, value in topic.items() if partition_of(key) == partition}
             compare_copy(audit, archive.copy(), KEYS, partition, held)
         find_strangers(audit, archive.copy(), KEYS, archive.keys(KEYS), topic.keys())
-    assert dict(audit.counts) == found
+    assert dict(audit.findings.counts) == found

@@ -10,7 +10,7 @@ from keymill.ops import ledger
 from keymill.ops.report import MAX_LISTED, Report
 from schemas.records import KeyOrigin
 from schemas.values import Scheme
-from tests.unit.test_auditing import audit, claim, claims, given, held, kinds
+from tests.unit.test_auditing import audit, check, claim, given, kinds, look, named
 from tests.unit.test_ledger import FP, KID, OTHER, made
 
 
@@ -18,9 +18,8 @@ def test_a_claim_for_another_scheme_is_a_contradiction() -> None:
     """The same label of another scheme is another track."""
     found, keyed = audit(), given(KeyOrigin.IMPORTED)
     other = next(each for each in Scheme if each is not keyed[1].tracks[0].scheme)
-    found.look(held(keyed))
-    found.check_claims(claims(claim(keyed[1], scheme=other)), lambda _: False)
-    assert {"contradiction": 1} == kinds(found)
+    look(found, keyed)
+    assert {"contradiction": 1} == check(found, claim(keyed[1], scheme=other))
 
 
 def test_all_are_counted_and_the_first_thousand_named() -> None:
@@ -28,13 +27,13 @@ def test_all_are_counted_and_the_first_thousand_named() -> None:
     found, report = audit(), Report()
     for number in range(MAX_LISTED - 1):
         report.note("missing", b"k%d" % number, "why")
-    found.take(report)
+    found.judged(("one",), report)
     for number in range(3):
-        found.note("misplaced", b"m%d" % number, "why")
-    found.take(report)
-    assert 1000 == MAX_LISTED == len(found.differences)
+        found.note(("place", number), "misplaced", b"m%d" % number, "why")
+    found.judged(("other",), report)
+    assert 1000 == MAX_LISTED == len(named(found))
     assert {"missing": 2 * (MAX_LISTED - 1), "misplaced": 3} == kinds(found)
-    assert ("k0", "m0") == (found.differences[0].record_key, found.differences[-1].record_key)
+    assert ("k0", "m0") == (named(found)[0], named(found)[-1])
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import pytest
 
 from keymill.core.envelope import unwrap_keys
 from keymill.kms.keyring import Keyring
-from keymill.ops.audit_following import KINDS, show
-from keymill.ops.auditing import Audit, Claims
+from keymill.ops.audit_following import KINDS, Looked, show
+from keymill.ops.auditing import Audit
+from keymill.ops.auditing_assets import AssetPartition, News
 from keymill.ops.auditing_copies import Copy, compare_copy, find_strangers
 from keymill.ops.ledger import Ledger
 from keymill.ops.replaying import Held
@@ -41,8 +42,26 @@ def audit(**more: Any) -> Audit:
     return Audit(PARTITIONS, **more)
 
 
+def look(found: Audit, *records: tuple[bytes, Any], partition: int = HERE) -> None:
+    """Let it see what a partition holds."""
+    for key, value in held(*records).values.items():
+        found.exchange(partition, key, None, value)
+
+
+def check(found: Audit, *made: Claim, accepted: bool = True) -> dict[str, int]:
+    """The kinds of differences after these claims, whose events were accepted or not."""
+    for each in made:
+        found.claims.add(each)
+    found.check(lambda _: accepted)
+    return kinds(found)
+
+
 def kinds(found: Audit) -> dict[str, int]:
-    return dict(found.counts)
+    return dict(found.findings.counts)
+
+
+def named(found: Audit) -> list[str]:
+    return [each.record_key for each in found.findings.listed()]
 
 
 def given(origin: KeyOrigin, **changes: Any) -> tuple[bytes, KeyRecord]:
@@ -62,23 +81,16 @@ def claim(record: KeyRecord, **changes: Any) -> Claim:
     return msgspec.structs.replace(made, **changes)
 
 
-def claims(*made: Claim) -> Claims:
-    found = Claims()
-    for each in made:
-        found.add(each)
-    return found
-
-
 def test_a_clean_world_is_clean() -> None:
     """Records that the processors wrote: nothing is found, and their fingerprints are in the ledger."""
     world, keyring = World(ingest("SD", "HD"), rotate(2)), Keyring(MemoryKms())
     found = audit(open=lambda record: unwrap_keys(keyring.kek("demo", record.kek_epoch), keyring.k_fp("demo"), record))
-    found.take(world.replay())
-    found.look(held(*[(key, value) for key, value in world.topic if value]))
-    found.check_claims(Claims(), lambda _: False)
-    found.check_policies()
-    found.check_fingerprints(found.ledger)
-    assert (True, {}) == (found.clean(), kinds(found))
+    found.judged(("events",), world.replay())
+    look(found, *[(key, value) for key, value in world.topic if value])
+    assert {} == check(found) and found.clean()
+    again = audit(before=found.ledger())
+    look(again, *[(key, value) for key, value in world.topic if value])
+    assert {} == check(again)
     result = found.result()
     assert (2, 1, 2, 4) == tuple(result[name] for name in ("events", "assets", "key_records", "fingerprints"))
 
@@ -88,19 +100,17 @@ def test_what_a_replay_finds_is_taken_over() -> None:
     found, report = audit(), Report()
     for kind in ("missing", "different", "unexpected"):
         report.note(kind, b"demo/x", "why")
-    found.take(report)
+    found.judged(("events",), report)
     assert {"missing": 1, "different": 1, "unexpected": 1} == kinds(found)
-    assert 3 == len(found.differences)
+    assert 3 == len(named(found))
 
 
 def test_a_record_on_another_partition_is_misplaced() -> None:
     """Compaction would keep two truths."""
-    found, wrong = audit(), Held((HERE + 1) % PARTITIONS)
-    for key, value in World(ingest("SD")).topic:
-        wrong.add(key, value, Report())
-    found.look(wrong)
+    found = audit()
+    look(found, *World(ingest("SD")).topic, partition=(HERE + 1) % PARTITIONS)
     assert {"misplaced": 2} == kinds(found)
-    assert f"belongs on {HERE}" in found.differences[0].detail
+    assert f"belongs on {HERE}" in found.findings.listed()[0].detail
 
 
 def test_a_misplaced_policy_is_told() -> None:
@@ -109,9 +119,9 @@ def test_a_misplaced_policy_is_told() -> None:
     key, record = policy_record(4)
     kept.add(key, encode(record), Report())
     right = topics.partition_of(topics.POLICIES, key, PARTITIONS)
-    found.look_at_policies(kept, right)
+    found.exchange_policies(right, HeldPolicies(), kept)
     assert {} == kinds(found)
-    found.look_at_policies(kept, (right + 1) % PARTITIONS)
+    found.exchange_policies((right + 1) % PARTITIONS, HeldPolicies(), kept)
     assert {"misplaced": 1} == kinds(found)
 
 
@@ -121,34 +131,33 @@ def test_a_key_that_does_not_open_is_told() -> None:
     found = audit(open=lambda record: unwrap_keys(keyring.kek("demo", 1), keyring.k_fp("demo"), record))
     key, value = World(ingest("SD")).topic[0]
     record = decode(value or b"", KeyRecord)
-    found.look(held((key, msgspec.structs.replace(record, wrapped=bytes(len(record.wrapped))))))
+    look(found, (key, msgspec.structs.replace(record, wrapped=bytes(len(record.wrapped)))))
     assert {"unopened": 1} == kinds(found)
 
 
 def test_an_asset_that_names_no_policy_is_unresolved() -> None:
     """Policy 0 always exists; another one must have been made."""
     found, (key, record) = audit(), asset_record("bbb")
-    found.look(held((key, record)))
-    found.check_policies()
-    assert {} == kinds(found)
-    found.look(held((key, msgspec.structs.replace(record, policy_id=4))))
-    found.check_policies()
-    assert {"unresolved": 1} == kinds(found) and "demo/4" == found.differences[0].record_key
+    look(found, (key, record))
+    assert {} == check(found)
+    value, assigned = encode(record), encode(msgspec.structs.replace(record, policy_id=4))
+    found.exchange(HERE, key, value, assigned)
+    assert {"unresolved": 1} == check(found) and ["demo/4"] == named(found)
+    found.exchange(HERE, key, assigned, value)
+    assert {} == check(found)
+    found.exchange(HERE, key, value, assigned)
     kept, (policy, content) = HeldPolicies(), policy_record(4)
     kept.add(policy, encode(content), Report())
-    found.look_at_policies(kept, topics.partition_of(topics.POLICIES, b"demo/4", PARTITIONS))
-    found.counts.clear()
-    found.check_policies()
-    assert {} == kinds(found)
+    found.exchange_policies(topics.partition_of(topics.POLICIES, b"demo/4", PARTITIONS), HeldPolicies(), kept)
+    assert {} == check(found)
 
 
 @pytest.mark.parametrize("origin", [KeyOrigin.CHOSEN, KeyOrigin.IMPORTED])
 def test_a_kid_is_its_winners(origin: KeyOrigin) -> None:
     """Chosen and imported: the first claim and the key record say the same."""
     found, keyed = audit(), given(origin)
-    found.look(held(keyed))
-    found.check_claims(claims(claim(keyed[1]), claim(keyed[1], asset="loser")), lambda _: False)
-    assert {} == kinds(found)
+    look(found, keyed)
+    assert {} == check(found, claim(keyed[1]), claim(keyed[1], asset="loser"))
 
 
 @pytest.mark.parametrize(
@@ -159,47 +168,51 @@ def test_a_kid_is_its_winners(origin: KeyOrigin) -> None:
 def test_a_key_record_against_its_claim_is_a_contradiction(change: dict[str, Any]) -> None:
     """Another asset, version, track, key, or origin."""
     found, keyed = audit(), given(KeyOrigin.IMPORTED)
-    found.look(held(keyed))
-    found.check_claims(claims(claim(keyed[1], **change)), lambda _: False)
-    assert {"contradiction": 1} == kinds(found)
+    look(found, keyed)
+    assert {"contradiction": 1} == check(found, claim(keyed[1], **change))
 
 
 def test_a_kid_without_claim_is_unclaimed() -> None:
     """Nobody may give a caller's KID without the log's word."""
     found = audit()
-    found.look(held(given(KeyOrigin.CHOSEN)))
-    found.check_claims(Claims(), lambda _: False)
-    assert {"unclaimed": 1} == kinds(found)
+    look(found, given(KeyOrigin.CHOSEN))
+    assert {"unclaimed": 1} == check(found)
 
 
 def test_a_winner_without_key_record_is_missing() -> None:
     """Unless its event was refused, or is not applied yet."""
-    wanted = claims(claim(given(KeyOrigin.CHOSEN)[1], event=at(7)))
-    for applied, refused, expected in ((7, False, {"missing": 1}), (7, True, {}), (6, False, {})):
-        found = audit()
-        found.look(held(asset_record("bbb", applied)))
-        found.check_claims(wanted, lambda _, told=refused: told)
-        assert expected == kinds(found)
+    wanted = claim(given(KeyOrigin.CHOSEN)[1], event=at(7))
+    for applied, refused, expected in ((7, (), {"missing": 1}), (7, (7,), {}), (6, (), {})):
+        found, here = audit(), AssetPartition(HERE, 0)
+        key, record = asset_record("bbb", applied)
+        here.step(News([(key, encode(record))], refused), found, World.decider(MemoryKms()), {})
+        assert expected == {
+            kind: 1 for kind in check(found, wanted, accepted=here.accepted(wanted)) if kind == "missing"
+        }
+        here.let_go({key})
+        assert bool(expected) is here.accepted(wanted)
+        here.let_go(set())
+        assert not here.accepted(wanted)
 
 
 def test_two_fingerprints_of_a_kid_are_a_contradiction() -> None:
     """In two key records."""
     found = audit()
     one, other = key_record("bbb", labels=["SD"]), key_record("bbb", 1, labels=["SD"], seed="other", kid_of="bbb")
-    found.look(held(one, (one[0][:-1] + b"0", other[1])))
-    found.check_fingerprints(None)
-    assert {"contradiction": 1} == kinds(found)
+    look(found, one, (one[0][:-1] + b"0", other[1]))
+    assert {"contradiction": 1} == check(found)
 
 
 def test_the_former_ledger_is_compared() -> None:
     """A key that is gone, and one that is another; new ones are no difference."""
-    found, before = audit(), Ledger()
-    found.look(held(key_record("bbb", labels=["SD", "HD"])))
-    (first, second) = found.ledger.entries()
+    now, before = audit(), Ledger()
+    look(now, key_record("bbb", labels=["SD", "HD"]))
+    (first, second) = now.ledger().entries()
     before.add("demo", [(first.kid, b"x" * 16), (b"g" * 16, b"f" * 16)])
-    found.check_fingerprints(before)
-    assert {"key_lost": 1, "key_changed": 1} == kinds(found)
-    assert {f"demo/{first.kid.hex()}", f"demo/{(b'g' * 16).hex()}"} == {each.record_key for each in found.differences}
+    found = audit(before=before)
+    look(found, key_record("bbb", labels=["SD", "HD"]))
+    assert {"key_lost": 1, "key_changed": 1} == check(found)
+    assert {f"demo/{first.kid.hex()}", f"demo/{(b'g' * 16).hex()}"} == set(named(found))
     assert second.kid != first.kid
 
 
@@ -249,7 +262,7 @@ def test_what_only_a_copy_has_is_told() -> None:
     """The topic has lost it."""
     found, copy = audit(), Copy("the view", lambda *_: None, lambda *_: True)
     find_strangers(found, copy, KEYS, [b"demo/a", b"demo/b"], {b"demo/a"})
-    assert {"copy_unexpected": 1} == kinds(found) and "demo/b" == found.differences[0].record_key
+    assert {"copy_unexpected": 1} == kinds(found) and ["demo/b"] == named(found)
 
 
 def gauges() -> Mapping[str, float]:
@@ -260,8 +273,8 @@ def gauges() -> Mapping[str, float]:
 def test_the_metrics_show_every_kind() -> None:
     """From 0 on, and back to it when the next audit is clean."""
     found = audit()
-    found.note("misplaced", b"k", "d")
-    show(found, 1.0)
+    found.note(("place",), "misplaced", b"k", "d")
+    show(Looked(found, whole=True), 1.0)
     assert dict.fromkeys(KINDS, 0.0) | {"misplaced": 1.0} == gauges()
-    show(audit(), 1.0)
+    show(Looked(audit(), whole=False), 1.0)
     assert dict.fromkeys(KINDS, 0.0) == gauges()

@@ -294,3 +294,12 @@ def test_every_difference_is_counted_and_the_first_thousand_are_named() -> None:
         report.note("missing", b"\xff%d" % number, "key record")
     assert (MAX_LISTED + 5, MAX_LISTED) == (report.missing, len(report.differences))
     assert [] == Report().differences
+
+
+def test_a_key_record_whose_asset_record_is_on_its_way_is_pending() -> None:
+    """A processor publishes it first, and the topic's end may be taken between the two."""
+    world = World(ingest("SD"))
+    world.topic = world.topic[:1]
+    assert {"pending": 1} == counts(world.replay())
+    world.events = []
+    assert {"unexpected": 1} == counts(world.replay())

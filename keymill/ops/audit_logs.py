@@ -1,0 +1,144 @@
+"""What an audit reads: every log and every topic made of it, from where it was read to before, to its end now."""
+
+from collections.abc import Iterator, Mapping
+from typing import Final, NamedTuple, Self
+
+from confluent_kafka import Message
+
+from keymill.errors import InvalidRecord
+from keymill.kafka.cluster import connected, describe_with, end_offsets_with
+from keymill.kafka.scan import Scanner
+from keymill.ops.auditing import Audit
+from keymill.ops.source import Pair, Source, letter_of
+from schemas import topics
+from schemas.codec import decode
+from schemas.records import Claim, TopicAdopted
+from streams.reread import raw_record
+from streams.runs import RawRecord
+
+READ_IN_ORDER: Final = (
+    (topics.KEYS.name, topics.POLICIES.name),
+    (topics.ASSETS.name, topics.POLICY_CHANGES.name),
+    (topics.DEAD_LETTERS.name,),
+    (topics.CLAIMS.name,),
+)
+"""Ends are taken in this order: what comes between is pending, and each record finds its event and its claim."""
+NAMES: Final = tuple(name for names in READ_IN_ORDER for name in names)
+
+
+class Ends(NamedTuple):
+    """How far the topics reach: end offsets by topic and partition, and the topics' ids."""
+
+    ids: Mapping[str, str]
+    of: Mapping[str, Mapping[int, int]]
+
+    @classmethod
+    def take(cls, bootstrap: str) -> Self:
+        """Ask the brokers. Raises what `keymill.kafka.cluster.connected` does; `Misconfigured` where a topic is not."""
+        ends: dict[str, Mapping[int, int]] = {}
+        with connected(bootstrap) as client:
+            ids = {name: state.topic_id for name, state in describe_with(client, NAMES).items()}
+            for names in READ_IN_ORDER:
+                ends |= end_offsets_with(client, names)
+        return cls(ids, ends)
+
+
+class Came(NamedTuple):
+    """
+    What came on the partitions of one number.
+
+    Args:
+        policies: whether anything that the policies are made of, or that was made of it, is new.
+    """
+
+    made: list[tuple[bytes, bytes | None]]
+    refused: list[int]
+    events: list[RawRecord]
+    policies: bool
+
+
+class Logs:
+    """
+    All of them, from the first record to `ends`, once each, however often it is asked.
+
+    Args:
+        adopted: by topic; their ids are those that are read.
+    """
+
+    def __init__(self, scanner: Scanner, adopted: Mapping[str, TopicAdopted], ends: Ends) -> None:
+        self.ends = ends
+        self._scanner = scanner
+        self._adopted = adopted
+        self._read: dict[tuple[str, int], int] = {}
+
+    @property
+    def partitions(self) -> int:
+        """Of each of the topics."""
+        return self._adopted[topics.ASSETS.name].partitions
+
+    def follows(self, ends: Ends) -> bool:
+        """Whether *ends* are of the same topics, and nowhere before what was read."""
+        same = all(ends.ids.get(name) == self._adopted[name].topic_id for name in NAMES)
+        return same and all(
+            ends.of[topic].get(partition, 0) >= end
+            for topic, known in self.ends.of.items()
+            for partition, end in known.items()
+        )
+
+    def source(self, pair: Pair) -> Source:
+        """A pair of topics as replays read them, from the beginning."""
+        letters = self.ends.of[topics.DEAD_LETTERS.name]
+        adopted, ends = self._adopted[pair.source.name], self.ends.of
+        return Source(self._scanner, pair, adopted, ends[pair.source.name], ends[pair.made.name], letters)
+
+    def came(self, partition: int) -> Came:
+        """What is new on the partitions of that number."""
+        made = [(each.key() or b"", each.value()) for each in self._new(topics.KEYS.name, partition)]
+        letters = [letter_of(each.value()) for each in self._new(topics.DEAD_LETTERS.name, partition)]
+        found: dict[str, list[int]] = {topics.ASSETS.name: [], topics.POLICY_CHANGES.name: []}
+        for letter in letters:
+            if letter is None or letter.partition != partition or letter.topic not in found:
+                continue
+            if letter.generation == self._adopted[letter.topic].generation:
+                found[letter.topic].append(letter.offset)
+        events = [raw_record(each) for each in self._new(topics.ASSETS.name, partition)]
+        moved = [self._moved(each.name, partition) for each in (topics.POLICY_CHANGES, topics.POLICIES)]
+        policies = any(moved) or bool(found[topics.POLICY_CHANGES.name])
+        return Came(made, found[topics.ASSETS.name], events, policies)
+
+    def claims(self) -> Iterator[tuple[int, Message]]:
+        """The new ones, with their partitions."""
+        for partition in self.ends.of[topics.CLAIMS.name]:
+            for message in self._new(topics.CLAIMS.name, partition):
+                yield partition, message
+
+    def mark(self) -> tuple[Ends, dict[tuple[str, int], int]]:
+        """Where reading stands."""
+        return self.ends, dict(self._read)
+
+    def reset(self, mark: tuple[Ends, dict[tuple[str, int], int]]) -> None:
+        """Read again what came since."""
+        self.ends, self._read = mark
+
+    def _new(self, topic: str, partition: int) -> Iterator[Message]:
+        start, end = self._read.get((topic, partition)), self.ends.of[topic][partition]
+        if end and start != end:
+            yield from self._scanner.read(topic, partition, start=start, end=end)
+        self._read[topic, partition] = end
+
+    def _moved(self, topic: str, partition: int) -> bool:
+        before, end = self._read.get((topic, partition)), self.ends.of[topic][partition]
+        self._read[topic, partition] = end
+        return before != end
+
+
+def take_claim(audit: Audit, partition: int, message: Message, partitions: int) -> None:
+    """What stands on a wrong partition, or cannot be read, wins nothing and is told."""
+    record_key, place = message.key() or b"", ("claim", partition, message.offset())
+    if topics.partition_of(topics.CLAIMS, record_key, partitions) != partition:
+        audit.note(place, "misplaced", record_key, f"a claim stands on partition {partition}")
+        return
+    try:
+        audit.claims.add(decode(message.value() or b"", Claim))
+    except InvalidRecord as error:
+        audit.note(place, "different", record_key, str(error))

@@ -15,6 +15,7 @@ class Pulse:
     def __init__(self) -> None:
         self._well_at = time.monotonic()
         self._trouble: str | None = None
+        self._begun = False
         self._kept: dict[str, dict[int, int]] = {}
         self._behind = 0
         self._caught_up = True
@@ -23,7 +24,7 @@ class Pulse:
 
     def works(self) -> None:
         """What there was to move was moved."""
-        self._well_at, self._trouble = time.monotonic(), None
+        self._well_at, self._trouble, self._begun = time.monotonic(), None, True
         telemetry.CONNECT_STALLED.set(0)
 
     def hindered(self, reason: str) -> None:
@@ -43,6 +44,8 @@ class Pulse:
         """Why it is not ready; None when it keeps up."""
         if trouble := self._trouble or self._notice:
             return f"it cannot go on and tries again: {trouble}"
+        if not self._begun:
+            return "the connector is starting"
         return None if self._caught_up else f"it catches up: {self._behind} records are to be kept yet"
 
     def observe(self, waits_for: str | None) -> Observation:

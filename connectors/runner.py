@@ -85,6 +85,7 @@ def drain(
 ) -> None:
     """Run until *stop* is set, or with *once* until everything is kept that was there at the start."""
     pulse = pulse or Pulse()
+    pulse.kept({}, behind=0, caught_up=False, notice=None)
     backoff = Backoff(stop, pulse)
     _begin(tail, sink, stop, backoff)
     written, told = 0, time.monotonic()

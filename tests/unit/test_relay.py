@@ -148,7 +148,7 @@ def test_a_source_that_tries_again_is_not_ready_and_says_why() -> None:
     broker = Looking(Unavailable("no broker"), Unavailable("no broker"))
     relay(Lines(), broker, stop=threading.Event(), poll_s=0.01, once=True, pulse=pulse)  # type: ignore[arg-type]
     tries_again = "it cannot go on and tries again: no broker"
-    assert [(None, False), (tries_again, True), (tries_again, True), (None, False)] == seen
+    assert [("the connector is starting", False), (tries_again, True), (tries_again, True), (None, False)] == seen
     assert (None, 0.0) == (pulse.reason(), stalled())
 
 
@@ -214,6 +214,6 @@ def test_a_sink_tells_how_far_it_really_is(monkeypatch: pytest.MonkeyPatch) -> N
     behind = "it catches up: {} records are to be kept yet"
     assert [0, 1, 2, 3] == sink.offsets
     assert [
-        (None, 0, 0), (away, 0, 0), (behind.format(3), 3, 1), (away, 3, 1), (behind.format(2), 2, 2), (away, 2, 2),
-        (behind.format(1), 1, 3), (away, 1, 3), (None, 0, 4),
+        (behind.format(0), 0, 0), (away, 0, 0), (behind.format(3), 3, 1), (away, 3, 1), (behind.format(2), 2, 2),
+        (away, 2, 2), (behind.format(1), 1, 3), (away, 1, 3), (None, 0, 4),
     ] == sink.said  # fmt: skip

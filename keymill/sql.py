@@ -34,6 +34,7 @@ _PRAGMAS: Final = (
 )
 _SESSION: Final = (
     "SET TIME ZONE 'UTC'",
+    "SET datestyle = 'ISO'",  # what is made of a time's text is the same for ever
     "SET tcp_keepalives_idle = 10",  # a machine that vanished gives its locks back within half a minute
     "SET tcp_keepalives_interval = 5",
     "SET tcp_keepalives_count = 3",

@@ -236,6 +236,21 @@ def test_row_that_another_relay_has_under_way_holds_its_asset_only(server: URL) 
         outbox.dispose()
 
 
+def test_a_row_says_the_same_however_the_database_shows_times(server: URL) -> None:
+    """Its id is made of its time as text: another zone or date style must not make another event of it."""
+    with fresh_database(server) as url:
+        outbox, said = make_outbox(url), set()
+        insert(outbox, ("film-1", "ingest", "{}"))
+        for setting in ("timezone = 'UTC'", "timezone = 'Asia/Kolkata'", "datestyle = 'German'"):
+            run_script(outbox, f'ALTER DATABASE "{url.database}" SET {setting}')
+            with closing(source_of(url)) as source:
+                batch = source.read()
+                assert batch is not None
+                said.add(decode(batch.items[0].record.value or b"", AssetEvent).event_id)
+        assert 1 == len(said)
+        outbox.dispose()
+
+
 def test_what_the_database_refuses_is_told_without_the_row(server: URL) -> None:
     """PostgreSQL repeats a row that breaks a constraint of the ingest system's, body and all."""
     with fresh_database(server) as url:

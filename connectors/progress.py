@@ -7,6 +7,7 @@ from typing import BinaryIO, Final
 
 import msgspec
 
+from keymill.durable import sync_folder
 from keymill.errors import Corrupt
 
 STATE_FILE: Final = ".keymill-manifest.json"
@@ -42,9 +43,7 @@ def save_progress(folder: Path, progress: dict[str, Progress]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(fresh, folder / STATE_FILE)
-    descriptor = os.open(folder, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    sync_folder(folder)
 
 
 def head_of(file: BinaryIO, offset: int) -> str:

@@ -19,6 +19,7 @@ from typing import Final
 import msgspec
 
 from keymill.core.envelope import KEK_SIZE
+from keymill.durable import sync_folder
 from keymill.errors import Misconfigured
 from keymill.kms.provider import KekState
 
@@ -128,9 +129,7 @@ def replace_bytes(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(fresh, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
+    sync_folder(path.parent)
 
 
 def draw_key(size: int) -> str:

@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from keymill.durable import sync_folder
 from keymill.errors import Corrupt, InvalidRecord, Misconfigured
 from keymill.ops import sealing
 from keymill.ops.recipients import Identity
@@ -114,7 +115,7 @@ def write_backup(path: Path, header: Header, saved: Saved) -> str:
     finally:
         with suppress(FileNotFoundError):
             fresh.unlink()
-    _sync_folder(path)
+    sync_folder(path.absolute().parent)
     return digest.hexdigest()
 
 
@@ -199,9 +200,3 @@ def _part(data: bytes) -> tuple[bytes, bytes]:
 def taken(path: Path) -> Misconfigured:
     """What is raised instead of overwriting a backup."""
     return Misconfigured(f"{path} exists: a backup is never overwritten, name a new file")
-
-
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path.absolute().parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from keymill.durable import sync_folder
 from keymill.errors import Corrupt, InvalidRecord
 from schemas.values import FINGERPRINT_SIZE, KID_SIZE
 
@@ -105,6 +106,7 @@ def write(ledger: Ledger, path: Path) -> int:
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)
+    sync_folder(path.absolute().parent)
     return count - 1
 
 

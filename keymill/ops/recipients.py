@@ -14,6 +14,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
+from keymill.durable import sync_folder
 from keymill.errors import InvalidRecord, Misconfigured
 
 PUBLIC: Final = "kmpub1"
@@ -70,7 +71,7 @@ def read_identity(path: Path) -> Identity:
 
 def make_identity(path: Path) -> Identity:
     """
-    Draw a key pair and write the private half, mode 0600.
+    Draw a key pair and write the private half, mode 0600; it is on disk when its public half is known.
 
     Raises:
         Misconfigured: the file exists; nothing overwrites an identity.
@@ -90,6 +91,7 @@ def make_identity(path: Path) -> Identity:
         file.write("\n".join(lines) + "\n")
         file.flush()
         os.fsync(descriptor)
+    sync_folder(path.absolute().parent)
     return identity
 
 

@@ -24,6 +24,7 @@ from typing import IO, Any, Final
 import lmdb
 import msgspec
 
+from keymill.durable import sync_folder
 from keymill.errors import Corrupt, Misconfigured, NotReady
 from keymill.snapshot.layout import DATABASES, FORMAT
 from keymill.snapshot.state import boot_id
@@ -130,11 +131,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         file.flush()
         os.fsync(file.fileno())
     incoming.replace(folder / _MANIFEST)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(folder)
 
 
 def environment_path(folder: Path, manifest: Manifest) -> Path:

@@ -12,6 +12,8 @@ import os
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from keymill.durable import sync_folder
+
 OPEN, SEALED, NASCENT = ".open", ".seg", ".new"
 BLOCK: Final = 4096
 """What the smallest file takes on disk; the bound counts it, so that it bounds the number of files too."""
@@ -31,11 +33,7 @@ def create(folder: Path, instance: str, number: int) -> tuple[int, Path]:
     descriptor = os.open(nascent, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     nascent.rename(path)
-    place = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(place)
-    finally:
-        os.close(place)
+    sync_folder(folder)
     return descriptor, path
 
 

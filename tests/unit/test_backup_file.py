@@ -234,6 +234,17 @@ def test_an_identity_is_private_and_found_again(tmp_path: Path) -> None:
     assert content == path.read_bytes()
 
 
+def test_what_cannot_be_made_again_survives_the_machine(
+    tmp_path: Path, people: list[Identity], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An identity and a backup, with their names, before anybody is told of them."""
+    synced: list[bool] = []
+    monkeypatch.setattr(os, "fsync", lambda place: synced.append(stat.S_ISDIR(os.fstat(place).st_mode)))
+    make_identity(tmp_path / "ada.key")
+    made(tmp_path / "b", people)
+    assert [False, True] * 2 == synced
+
+
 def test_a_mistyped_word_is_refused(tmp_path: Path) -> None:
     """Each letter of either half is covered by the checksum; no message repeats the private one."""
     path = tmp_path / "me.key"

@@ -15,6 +15,8 @@ class What(StrEnum):
     KEY_DELIVERY = "key_delivery"
     ASSET_EVENT = "asset_event"
     POLICY_CHANGE = "policy_change"
+    ENTITLEMENT = "entitlement"
+    WITHDRAWAL = "withdrawal"
 
 
 class EventPlace(Record, frozen=True, kw_only=True):

@@ -34,11 +34,11 @@ class Asking:
             client.reset(connected)
 
 
-def published(what: What, organization: str, asset: str, place: EventPlace, at_ms: int) -> AuditLine:
-    """The audit event of a request that became an event of the log."""
+def published(what: What, organization: str, asset: str, place: EventPlace, at_ms: int, *, user: str = "") -> AuditLine:
+    """The audit event of a request that became an event of the log; *user* is who was entitled, or no longer is."""
     return AuditLine(
         timestamp=utc(at_ms), event=what.value, program=PROGRAM, request_id=telemetry.request_id.get(),
-        reason=ACCEPTED, organization=organization, asset=asset, caller=caller.get(), client=client.get(),
+        reason=ACCEPTED, organization=organization, asset=asset, user=user, caller=caller.get(), client=client.get(),
         became=place,
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from keymill import telemetry
 from keymill.core.bodies import Time, epoch_ms, read_json
+from keymill.gateway import asking
 from keymill.gateway.answers import rfc3339
 from keymill.gateway.auth import authenticate
 from keymill.gateway.policy_answers import EntitlementAnswer
@@ -22,6 +23,7 @@ from keymill.gateway.service import Service
 from keymill.kafka.producer import Outgoing
 from schemas import topics
 from schemas.access import Entitlement
+from schemas.audit import EventPlace, What
 from schemas.codec import encode
 from schemas.ids import scoped_key
 
@@ -69,12 +71,15 @@ class Entitlements:
         outgoing = Outgoing(topic=TOPIC.name, record_key=key, value=value, headers=headers)
         (offset,) = await service.publisher.publish([outgoing])
         telemetry.PUBLISHED.labels(TOPIC.name).inc()
+        adopted = service.entitlements
+        partition = topics.partition_of(TOPIC, key, adopted.partitions)
+        place = EventPlace(topic=TOPIC.name, partition=partition, generation=adopted.generation, offset=offset)
+        what, now_ms = What.WITHDRAWAL if value is None else What.ENTITLEMENT, time.time_ns() // 1_000_000
+        service.audit.note(asking.published(what, record.organization, "", place, now_ms, user=record.user))
 
         def look() -> bool | None:
             with service.reader.at_once() as view:
-                next_offsets = view.positions().get(TOPIC.name, {})
-            partition = topics.partition_of(TOPIC, key, max(len(next_offsets), 1))
-            return next_offsets.get(partition, 0) > offset or None
+                return view.positions().get(TOPIC.name, {}).get(partition, 0) > offset or None
 
         deadline = time.monotonic() + service.settings.wait_s
         return await service.waiter.until(look, deadline) is True

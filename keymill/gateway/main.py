@@ -61,7 +61,10 @@ def run(settings: GatewaySettings) -> int:
     publisher.start()
     with Trail(settings.data, PROGRAM, settings.bootstrap, limit=settings.audit_spool_mib << 20) as audit:
         intake, changes = (_intake(publisher, topic, adopted, audit) for topic in WRITTEN)
-        service = Service(settings, reader, intake, changes, publisher, letters, waiter, keyring, readiness, audit)
+        service = Service(
+            settings, reader, intake, changes, publisher, letters, waiter, keyring, readiness, audit,
+            adopted[topics.ENTITLEMENTS.name],
+        )  # fmt: skip
         app = Asking(dress(build_app(service, follower), program=PROGRAM))
         with _reporter(service):
             return serve(app, settings=settings, bound=bound, readiness=readiness, on_stop=waiter.stop)

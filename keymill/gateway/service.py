@@ -14,7 +14,7 @@ from keymill.kafka.producer import Publisher
 from keymill.kms.keyring import Keyring
 from keymill.snapshot.reader import SnapshotReader
 from keymill.trail.recorder import Recorder
-from schemas.records import AssetRecord, DeadLetter
+from schemas.records import AssetRecord, DeadLetter, TopicAdopted
 
 APPEAR_S: Final = 0.5
 """What an asset may take to appear before it is unknown: another gateway may have accepted it."""
@@ -22,7 +22,10 @@ APPEAR_S: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One gateway, as its endpoints see it: `intake` leads into the asset log, `changes` into the policies'."""
+    """
+    One gateway, as its endpoints see it: `intake` leads into the asset log, `changes` into the policies';
+    `entitlements` is the topic that entitlements go to.
+    """
 
     settings: GatewaySettings
     reader: SnapshotReader
@@ -34,6 +37,7 @@ class Service:
     keyring: Keyring
     readiness: Readiness
     audit: Recorder
+    entitlements: TopicAdopted
 
     async def outcome(self, event: Published, wait_s: float) -> Settled | DeadLetter | None:
         """What became of an event within *wait_s*."""

@@ -74,6 +74,9 @@ class Log:
 
     def _read(self, event: EventTold, message: Message) -> EventTold:
         raw = message.value() or b""
+        if event.topic == topics.ENTITLEMENTS.name:  # whose it is, and of which product, is its record key
+            whose = (message.key() or b"").decode("ascii", "replace")
+            return msgspec.structs.replace(event, kind="Entitlement" if raw else "Withdrawal", event_id=whose)
         if event.topic == topics.POLICY_CHANGES.name:
             change = decode(raw, PolicyChange)
             kind, name, when = type(change.body).__name__, change.request_id, change.event_time

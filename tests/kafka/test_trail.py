@@ -244,6 +244,24 @@ def test_a_refused_event_is_redriven_after_the_fix(place: Place) -> None:
     assert "refused" == again["outcome"]
 
 
+def test_who_entitled_a_user_is_in_the_trail(place: Place) -> None:
+    """And who withdrew it: by which key, and for what, which is the record key at the coordinates."""
+    url = f"/v1/organizations/{ORGANIZATION}/entitlements/greta/gold"
+    answers = [place.rig.client.put(url, json={"valid_until": None}), place.rig.client.delete(url)]
+    assert [200, 204] == [answer.status_code for answer in answers]
+    for answer, what, kind in zip(answers, ("entitlement", "withdrawal"), ("Entitlement", "Withdrawal"), strict=True):
+        request_id = answer.headers["x-request-id"]
+        eventually(lambda request_id=request_id: request_id in {each.request_id for each in place.audited()})
+        told = place.told("explain", request_id)
+        (asked,) = told["answers"]
+        assert (what, "granted", "accepted", "greta") == (
+            asked["what"], asked["outcome"], asked["reason"], asked["user"],
+        )  # fmt: skip
+        assert asked["caller"] and asked["organization"] == ORGANIZATION
+        (event,) = told["events"]
+        assert (True, kind, f"{ORGANIZATION}/greta/gold") == (event["found"], event["kind"], event["event_id"])
+
+
 def test_a_kid_that_is_claimed_and_has_no_key_is_explained(place: Place) -> None:
     """As after an event that was refused for another of its KIDs: whose it is, and that nobody else can have it."""
     kid = uuid.uuid4()

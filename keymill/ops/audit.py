@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from keymill.archive.writing import archive_url
 from keymill.config import ProcessorSettings, load
 from keymill.ops import ledger as ledgers
 from keymill.ops.address import bootstrap_of
+from keymill.ops.audit_copies import OpenArchive
 from keymill.ops.audit_following import Looked, Schedule, follow
 from keymill.ops.audit_pass import Follower, Wanted, audit_once
 from keymill.ops.audit_telling import Telling
@@ -58,8 +58,8 @@ def audit(
     """
     loaded = load(ProcessorSettings, file=settings, data=data, bootstrap=bootstrap, host=host)
     brokers, console = bootstrap_of(loaded), Console(stderr=True)
-    url = archive_url(archive, loaded.data) if archive else None
-    wanted = Wanted(ledgers.read(against) if against else None, tuple(snapshot or ()), url, open_)
+    opened = _opener(archive, loaded.data) if archive else None
+    wanted = Wanted(ledgers.read(against) if against else None, tuple(snapshot or ()), opened, open_)
     telling, began = Telling(brokers, ledger, as_json=as_json), time.time()
     if not follow_:
         found = audit_once(loaded, brokers, wanted, console)
@@ -74,3 +74,9 @@ def audit(
             return found
 
         return follow(look, Schedule(every_s, whole_every_s, metrics_port, loaded.host))
+
+
+def _opener(archive: str, data: Path) -> OpenArchive:
+    from keymill.ops.audit_archive import opener  # SQLAlchemy takes a fifth of a second
+
+    return opener(archive, data)

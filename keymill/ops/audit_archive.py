@@ -1,13 +1,27 @@
 """The SQL archive as a copy of the topics: whatever it once saw of keys and policies, a topic must still hold."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
 
 from keymill.archive.reading import ArchiveReader
-from keymill.ops.auditing_copies import Copy
+from keymill.archive.writing import archive_url
+from keymill.ops.audit_copies import Listed, OpenArchive
+from keymill.ops.auditing_copies import Copy, Ends
+from keymill.sql import name_of
 from schemas import topics
 
-Ends = Mapping[str, Mapping[int, int]]
-"""End offset by topic and partition, as the audit read them."""
+
+def opener(text: str, data: Path) -> OpenArchive:
+    """What opens the archive that a setting names for one look at it."""
+    url = archive_url(text, data)
+
+    def open_archive(stack: ExitStack, ends: Ends, few: bool) -> Listed:
+        reader = stack.enter_context(closing(ArchiveReader(url)))
+        archive = ArchiveCopy(reader, name_of(url), ends, few=few)
+        return Listed(archive.copy(), archive.keys)
+
+    return open_archive
 
 
 class ArchiveCopy:

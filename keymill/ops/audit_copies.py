@@ -1,18 +1,13 @@
 """The copies that an audit compares: views by their folders, an archive by its URL; opened anew for every look."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from sqlalchemy import URL
-
-from keymill.archive.reading import ArchiveReader
-from keymill.ops.audit_archive import ArchiveCopy, Ends
 from keymill.ops.auditing import Audit
-from keymill.ops.auditing_copies import Copy, compare_copy, find_strangers
+from keymill.ops.auditing_copies import Copy, Ends, compare_copy, find_strangers
 from keymill.snapshot.reader import SnapshotReader
-from keymill.sql import name_of
 from schemas import topics
 
 FEW: Final = 1000
@@ -21,11 +16,15 @@ Value = Callable[[str, int, bytes], bytes | None]
 """What a topic's partition holds under a record key."""
 
 
-class _Listed(NamedTuple):
+class Listed(NamedTuple):
     """A copy, and the record keys that it has of a topic."""
 
     copy: Copy
     keys: Callable[[str], Iterator[bytes]]
+
+
+OpenArchive = Callable[[ExitStack, Ends, bool], Listed]
+"""Opens an archive until the stack closes; True when only a few record keys will be asked for."""
 
 
 class Copies:
@@ -36,10 +35,10 @@ class Copies:
         snapshots: views' folders, as they are now; their followers may be at work.
     """
 
-    def __init__(self, snapshots: Sequence[Path] = (), archive: URL | None = None) -> None:
+    def __init__(self, snapshots: Sequence[Path] = (), archive: OpenArchive | None = None) -> None:
         self._snapshots = snapshots
         self._archive = archive
-        self._opened: list[_Listed] = []
+        self._opened: list[Listed] = []
         self._known: dict[str, set[bytes]] = {}
         self._due: dict[tuple[str, int], set[bytes]] = {}
 
@@ -47,9 +46,7 @@ class Copies:
         """Open them all until *stack* closes; *ends* are how far the topics are read."""
         self._opened = [_snapshot(stack, folder, ends) for folder in self._snapshots]
         if self._archive is not None:
-            reader = stack.enter_context(closing(ArchiveReader(self._archive)))
-            archive = ArchiveCopy(reader, name_of(self._archive), ends, few=few)
-            self._opened.append(_Listed(archive.copy(), archive.keys))
+            self._opened.append(self._archive(stack, ends, few))
 
     def look(self, audit: Audit, topic: str, partition: int, held: Mapping[bytes, bytes | None]) -> None:
         """Compare records of one partition with every copy that is open."""
@@ -84,7 +81,7 @@ class Copies:
         self._known.clear()
 
 
-def _snapshot(stack: ExitStack, folder: Path, ends: Ends) -> _Listed:
+def _snapshot(stack: ExitStack, folder: Path, ends: Ends) -> Listed:
     reader = stack.enter_context(SnapshotReader(folder))
     view = stack.enter_context(reader.at_once())
     positions = view.positions()
@@ -95,4 +92,4 @@ def _snapshot(stack: ExitStack, folder: Path, ends: Ends) -> _Listed:
     def keys(topic: str) -> Iterator[bytes]:
         return (key for key, _, _ in view.scan(topic))
 
-    return _Listed(Copy(f"the view {folder}", view.raw, reached), keys)
+    return Listed(Copy(f"the view {folder}", view.raw, reached), keys)

@@ -11,7 +11,6 @@ from typing import NamedTuple, Self
 
 from confluent_kafka import Message
 from rich.console import Console
-from sqlalchemy import URL
 
 from keymill.config import ProcessorSettings
 from keymill.core.envelope import unwrap_keys
@@ -21,7 +20,7 @@ from keymill.kafka.scan import Scanner
 from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
 from keymill.ops import source
-from keymill.ops.audit_copies import Copies
+from keymill.ops.audit_copies import Copies, OpenArchive
 from keymill.ops.audit_following import Looked
 from keymill.ops.audit_logs import NAMES, Came, Ends, Logs, take_claim
 from keymill.ops.auditing import NONE, Audit, Open
@@ -47,7 +46,7 @@ class Wanted(NamedTuple):
 
     before: Ledger | None = None
     snapshots: tuple[Path, ...] = ()
-    archive: URL | None = None
+    archive: OpenArchive | None = None
     open: bool = True
 
 

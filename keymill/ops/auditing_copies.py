@@ -15,6 +15,9 @@ from schemas.codec import decode
 from schemas.ids import is_key_set
 from schemas.records import AssetRecord, KeyRecord, PolicyRecord
 
+Ends = Mapping[str, Mapping[int, int]]
+"""End offset by topic and partition, as the audit read them."""
+
 
 class Copy(NamedTuple):
     """

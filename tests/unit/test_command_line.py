@@ -1,5 +1,7 @@
 """What all commands have in common: `--json`, and exit codes as docs/commands.md has them."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +16,8 @@ from tests.command_runs import FOUND, Ran, line_of, options_of, prepare, run_all
 NOBODY: Final = "127.0.0.1:1"
 AT_ONCE_S: Final = 60.0
 """Ten seconds of patience with brokers, and a busy machine."""
+
+HEAVY: Final = ("sqlalchemy", "alembic", "faust", "aiokafka", "aiohttp", "starlette", "uvicorn")
 
 NOT_FIRST: Final = ("explain", "gateway", "proxy")
 """They ask brokers, and do without: the view is told, players and packagers are answered."""
@@ -37,6 +41,13 @@ def away(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
 def mistaken() -> dict[str, Ran]:
     """Every command with an option that it has not."""
     return dict(zip(FOUND, run_all([[*name.split(), "--nonsense"] for name in FOUND]), strict=True))
+
+
+def test_the_command_line_loads_no_library_that_most_commands_do_without() -> None:
+    """Each of them would cost every command a fifth of a second and more."""
+    code = f"import sys, keymill.ops.cli; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "[]" == done.stdout.strip()
 
 
 def test_every_command_prints_json() -> None:

@@ -83,6 +83,7 @@ def follow(look: Look, schedule: Schedule) -> int:
         clean, last = found.audit.clean(), time.time()
         whole = began if found.whole else whole
         show(found, last - began)
+        del found  # so that a whole pass does not stand beside the one before it
         stop.wait(max(0.0, schedule.every_s - (last - began)))
     return 0 if clean else 1
 

@@ -10,7 +10,7 @@ from sqlalchemy import URL
 from keymill.archive.reading import ArchiveReader
 from keymill.archive.writing import ArchiveWriter, archive_url
 from keymill.kafka.positions import Whole
-from keymill.ops.audit_archive import ArchiveCopy, Ends
+from keymill.ops.audit_archive import ArchiveCopy, Ends, opener
 from keymill.ops.audit_copies import Copies
 from keymill.ops.auditing import Audit
 from keymill.ops.auditing_copies import compare_copy, find_strangers
@@ -86,7 +86,7 @@ def test_a_copy_is_looked_at_again_where_it_may_agree(tmp_path: Path) -> None:
     topic, audit, url = dict(RECORDS), Audit(PARTITIONS, None), archived(tmp_path)
     first, second = list(topic)[:2]
     del topic[first]
-    copies = Copies((), url)
+    copies = Copies((), opener(str(url), tmp_path))
 
     def look_again(behind: int) -> dict[str, int]:
         copies.look_again(audit, ends(behind), lambda _topic, _partition, key: topic.get(key))

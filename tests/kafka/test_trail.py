@@ -301,7 +301,7 @@ def test_what_an_owner_refused_is_shown_with_its_reason_and_never_sent_again(pla
     where = listed()[0]["coordinates"]
     shown = place.told("dlq", "show", where)
     assert ("r-1", "REPAIR", True) == (shown["event"]["request_id"], shown["event"]["kind"], shown["stands"])
-    assert "no event at offset 1000000000" in shown["message"]
+    assert "at offset 1000000000 of this partition" in shown["message"]
     (never,) = place.told("dlq", "redrive", where, "--apply")
     assert (False, True) == (never["send"], "keymill replay --repair" in never["note"])
 

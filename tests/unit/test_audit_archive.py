@@ -10,10 +10,10 @@ from sqlalchemy import URL
 from keymill.archive.reading import ArchiveReader
 from keymill.archive.writing import ArchiveWriter, archive_url
 from keymill.kafka.positions import Whole
-from keymill.ops.audit_archive import ArchiveCopy, Ends, opener
+from keymill.ops.audit_archive import ArchiveCopy, opener
 from keymill.ops.audit_copies import Copies
 from keymill.ops.auditing import Audit
-from keymill.ops.auditing_copies import compare_copy, find_strangers
+from keymill.ops.auditing_copies import Ends, compare_copy, find_strangers
 from schemas import topics
 from schemas.codec import encode
 from schemas.ids import key_set_key

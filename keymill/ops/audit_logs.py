@@ -1,12 +1,13 @@
 """What an audit reads: every log and every topic made of it, from where it was read to before, to its end now."""
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple, Self
 
 from confluent_kafka import Message
 
 from keymill.errors import InvalidRecord
-from keymill.kafka.cluster import connected, describe_with, end_offsets_with
+from keymill.kafka.cluster import connected, describe_with, end_offsets_with, group_offsets
 from keymill.kafka.scan import Scanner
 from keymill.ops.auditing import Audit
 from keymill.ops.source import Pair, Source, letter_of
@@ -27,20 +28,27 @@ NAMES: Final = tuple(name for names in READ_IN_ORDER for name in names)
 
 
 class Ends(NamedTuple):
-    """How far the topics reach: end offsets by topic and partition, and the topics' ids."""
+    """
+    How far the topics reach: end offsets by topic and partition, and the topics' ids.
+
+    Args:
+        done: what the processors have committed, asked for first: whatever it calls for was acknowledged before.
+    """
 
     ids: Mapping[str, str]
     of: Mapping[str, Mapping[int, int]]
+    done: Mapping[tuple[str, int], int] = MappingProxyType({})
 
     @classmethod
-    def take(cls, bootstrap: str) -> Self:
+    def take(cls, bootstrap: str, group: str) -> Self:
         """Ask the brokers. Raises what `keymill.kafka.cluster.connected` does; `Misconfigured` where a topic is not."""
+        done = group_offsets(bootstrap, group)
         ends: dict[str, Mapping[int, int]] = {}
         with connected(bootstrap) as client:
             ids = {name: state.topic_id for name, state in describe_with(client, NAMES).items()}
             for names in READ_IN_ORDER:
                 ends |= end_offsets_with(client, names)
-        return cls(ids, ends)
+        return cls(ids, ends, done)
 
 
 class Came(NamedTuple):
@@ -48,12 +56,14 @@ class Came(NamedTuple):
     What came on the partitions of one number.
 
     Args:
+        done: the events below that offset are decided.
         policies: whether anything that the policies are made of, or that was made of it, is new.
     """
 
     made: list[tuple[bytes, bytes | None]]
     refused: list[int]
     events: list[RawRecord]
+    done: int
     policies: bool
 
 
@@ -104,7 +114,12 @@ class Logs:
         events = [raw_record(each) for each in self._new(topics.ASSETS.name, partition)]
         moved = [self._moved(each.name, partition) for each in (topics.POLICY_CHANGES, topics.POLICIES)]
         policies = any(moved) or bool(found[topics.POLICY_CHANGES.name])
-        return Came(made, found[topics.ASSETS.name], events, policies)
+        policies |= self._moved_to(("done", partition), self.done(topics.POLICY_CHANGES.name, partition))
+        return Came(made, found[topics.ASSETS.name], events, self.done(topics.ASSETS.name, partition), policies)
+
+    def done(self, topic: str, partition: int) -> int:
+        """The records of a source below this offset are decided."""
+        return self.ends.done.get((topic, partition), 0)
 
     def claims(self) -> Iterator[tuple[int, Message]]:
         """The new ones, with their partitions."""
@@ -127,8 +142,10 @@ class Logs:
         self._read[topic, partition] = end
 
     def _moved(self, topic: str, partition: int) -> bool:
-        before, end = self._read.get((topic, partition)), self.ends.of[topic][partition]
-        self._read[topic, partition] = end
+        return self._moved_to((topic, partition), self.ends.of[topic][partition])
+
+    def _moved_to(self, what: tuple[str, int], end: int) -> bool:
+        before, self._read[what] = self._read.get(what), end
         return before != end
 
 

@@ -74,7 +74,7 @@ class Follower:
     def look(self, whole: bool) -> Looked:
         """One audit: of everything if asked for, or if nothing else can be trusted."""
         found = None if whole else self._found
-        came = None if found is None else read_again(found, self._bootstrap)
+        came = None if found is None else read_again(found, self._bootstrap, self._settings.group)
         self._found = None  # until it is judged; and no two stand in memory
         if found is None or came is None:
             found = None
@@ -123,13 +123,14 @@ class Pass:
 
     def assets(self, partition: int, came: Came, *, claims: bool) -> Mapping[bytes, bytes | None]:
         """Judge what came; returns the records that are others now, by record key."""
-        news = News(came.made, came.refused, came.events, claims)
+        news = News(came.made, came.refused, came.events, claims, came.done)
         return self._assets[partition].step(news, self.audit, self._decider, self.audit.claims.winners)
 
     def read_policies(self, partition: int) -> Policies:
         """Replay a partition of the policy changes, whole: it is small."""
-        report = Report()
-        return verify_policies(self.logs.source(source.POLICIES), partition, self._keeper, report), report
+        report, done = Report(), self.logs.done(topics.POLICY_CHANGES.name, partition)
+        changes = self.logs.source(source.POLICIES)
+        return verify_policies(changes, partition, self._keeper, report, done=done), report
 
     def policies(self, partition: int, came: Policies) -> Mapping[bytes, bytes | None]:
         """Take what was read; returns what the partition held or holds, by record key."""
@@ -166,7 +167,7 @@ def whole_pass(
 ) -> Pass:
     """Read and judge everything from nothing. Raises what reading the topics raises."""
     adopted = require_topics(bootstrap, NAMES)
-    logs = Logs(scanner, adopted, Ends.take(bootstrap))
+    logs = Logs(scanner, adopted, Ends.take(bootstrap, settings.group))
     found = Pass(logs, settings, wanted)
     copies, audit, ends = found.copies, found.audit, logs.ends.of
     with ExitStack() as stack:
@@ -193,14 +194,14 @@ class _News(NamedTuple):
     policies: dict[int, Policies]
 
 
-def read_again(found: Pass, bootstrap: str) -> _News | None:
+def read_again(found: Pass, bootstrap: str, group: str) -> _News | None:
     """
     Read what came since the last look.
 
     Returns:
         None when the topics are not those that were read, end before, or begin later: only a whole pass can tell then.
     """
-    logs, ends = found.logs, Ends.take(bootstrap)
+    logs, ends = found.logs, Ends.take(bootstrap, group)
     if not logs.follows(ends):
         return None
     mark = logs.mark()
@@ -220,8 +221,7 @@ def judge_again(found: Pass, news: _News) -> None:
     """Judge it; after an error *found* is of no use any more."""
     claims = found.claims(news.claims)
     for partition, each in enumerate(news.partitions):
-        if claims or each.made or each.refused or each.events:
-            found.copies.changed(KEYS, partition, found.assets(partition, each, claims=claims))
+        found.copies.changed(KEYS, partition, found.assets(partition, each, claims=claims))
     for partition, policies in news.policies.items():
         found.copies.changed(POLICIES, partition, found.policies(partition, policies))
     found.finish()

@@ -30,12 +30,14 @@ class News(NamedTuple):
         made: records of the key topic, by record key.
         refused: offsets of events that got a dead letter.
         claims: whether a KID got a winner, on any partition.
+        done: the events below that offset are decided, whatever became of their records.
     """
 
     made: Iterable[tuple[bytes, bytes | None]] = ()
     refused: Iterable[int] = ()
     events: Iterable[RawRecord] = ()
     claims: bool = False
+    done: int = 0
 
 
 class _Asset:
@@ -65,7 +67,7 @@ class AssetPartition:
         self._assets: dict[bytes, _Asset] = {}
         self._pending: set[bytes] = set()
         self._numbers: dict[Numbers, Numbers] = {}
-        self._end = 0
+        self._end = self._done = 0
 
     def step(self, news: News, audit: Audit, decider: Decider, winners: Winners) -> dict[bytes, bytes | None]:
         """Add what came and judge what it touches; returns the record keys that have another value now."""
@@ -73,8 +75,9 @@ class AssetPartition:
         touched, changed = self._take_made(news.made, audit)
         touched |= self._take_refused(news.refused)
         touched |= self._take_events(news.events)
-        if news.claims or self._held.newest > newest:
+        if news.claims or self._held.newest > newest or news.done > self._done:
             touched |= self._pending
+        self._done = max(self._done, news.done)
         for names in _batched(touched):
             if not self._judge_together(names, audit, decider, winners):
                 for name in names:
@@ -156,7 +159,7 @@ class AssetPartition:
         record_keys = [record_key for asset in assets for record_key in asset.record_keys]
         events = (event for asset in assets for event in asset.events)
         held = _part(self._held, record_keys)
-        compare(events, held, decider, self._generation, report, self.refused, winners=winners)
+        self._compare(events, held, decider, report, winners)
         if not report.clean() or report.refused or report.pending or report.identical != len(record_keys):
             return False
         for name, asset in zip(names, assets, strict=True):
@@ -169,8 +172,15 @@ class AssetPartition:
         for each in asset.told:
             report.note(each.kind, each.record_key.encode(), each.detail)
         held = _part(self._held, asset.record_keys)
-        compare(asset.events, held, decider, self._generation, report, self.refused, winners=winners)
+        self._compare(asset.events, held, decider, report, winners)
         self._note(name, asset, audit, report)
+
+    def _compare(
+        self, events: Iterable[RawRecord], held: Held, decider: Decider, report: Report, winners: Winners
+    ) -> None:
+        compare(
+            events, held, decider, self._generation, report, self.refused, winners=winners, done=self._done,
+        )  # fmt: skip
 
     def _note(self, name: bytes, asset: _Asset, audit: Audit, report: Report) -> None:
         now = audit.judged(("asset", self._partition, name), report, asset.numbers)

@@ -11,7 +11,8 @@ from schemas import topics
 from schemas.codec import encode
 from schemas.records import DeadLetter, TopicAdopted
 
-KEYS, CHANGES, LETTERS = topics.KEYS.name, topics.POLICY_CHANGES.name, topics.DEAD_LETTERS.name
+ASSETS, KEYS = topics.ASSETS.name, topics.KEYS.name
+CHANGES, LETTERS = topics.POLICY_CHANGES.name, topics.DEAD_LETTERS.name
 ADOPTED = {
     name: TopicAdopted(topic=name, topic_id=f"id-{name}", generation=1, partitions=2, adopted=0) for name in NAMES
 }
@@ -84,13 +85,21 @@ def test_everything_is_read_once() -> None:
     assert [3, 3] == [len(each.made) for each in came] == [len(each.events) for each in came]
     assert 6 == len(list(logs.claims())) and [True, True] == [each.policies for each in came]
     again = logs.came(0)
-    assert ([], [], [], False) == again and [] == list(logs.claims())
+    assert ([], [], [], 0, False) == again and [] == list(logs.claims())
     logs.ends = reaching(KEYS={0: 5, 1: 3}, ASSETS={0: 4, 1: 3}, CLAIMS={0: 3, 1: 4})
     came = [logs.came(partition) for partition in range(logs.partitions)]
     assert ([2, 0], [1, 0], [3]) == (
         [len(each.made) for each in came], [len(each.events) for each in came], [each.offset for each in came[0].events]
     )  # fmt: skip
     assert 1 == len(list(logs.claims()))
+
+
+def test_what_is_committed_is_told_with_what_came() -> None:
+    """Of the events as a number; a commit beyond a policy change has its partition judged again, once."""
+    logs = Logs(Topics(), ADOPTED, reaching())  # type: ignore[arg-type]
+    logs.came(0)
+    logs.ends = reaching()._replace(done={(ASSETS, 0): 2, (CHANGES, 0): 3, (ASSETS, 1): 9})
+    assert [(2, True), (2, False)] == [(came.done, came.policies) for came in (logs.came(0), logs.came(0))]
 
 
 def test_dead_letters_are_sorted_by_what_they_refuse() -> None:

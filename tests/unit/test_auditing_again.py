@@ -16,7 +16,7 @@ from schemas import framing, topics
 from schemas.codec import encode
 from schemas.ids import asset_key
 from schemas.records import KeyOrigin, KeyRecord
-from tests.builders import assign, ingest
+from tests.builders import assign, ingest, rotate
 from tests.fakes import MemoryKms
 from tests.unit.test_auditing import audit, check, claim, given, kinds, named
 from tests.unit.test_replaying import HERE, PARTITIONS, World, changed_key_record, same_partition
@@ -33,10 +33,12 @@ class Looks:
         self.audit, self.partition, self.world = audit(), AssetPartition(HERE, 0), world
         self.decider = Verifier(KEYRING, framing.decode_event, partitions=PARTITIONS, generation=0)
 
-    def look(self, *, made: slice | list = slice(0), events: slice = slice(0), refused: tuple[int, ...] = ()) -> dict:
+    def look(
+        self, *, made: slice | list = slice(0), events: slice = slice(0), refused: tuple[int, ...] = (), done: int = 0
+    ) -> dict:
         """At these of what the world has written."""
         records = made if isinstance(made, list) else self.world.topic[made]
-        news = News(records, refused, self.world.events[events])
+        news = News(records, refused, self.world.events[events], done=done)
         self.partition.step(news, self.audit, self.decider, {})
         return check(self.audit)
 
@@ -79,6 +81,16 @@ def test_a_pending_event_is_missing_its_record_once_a_later_one_has_its_own() ->
     looks.look(events=slice(None))
     later = [entry for entry in looks.world.topic if entry[0].startswith(asset_key("demo", second))]
     assert {"missing": 2} == looks.look(made=later)
+
+
+def test_an_event_that_is_committed_is_missing_its_records() -> None:
+    """Also where none that is newer tells so: they were acknowledged before, and are lost."""
+    looks = Looks(World(ingest("SD"), rotate(2)))
+    assert {} == looks.look(events=slice(None), made=slice(2))
+    assert {} == looks.look(done=1)
+    assert {"missing": 2} == looks.look(done=2)
+    assert {"missing": 2} == looks.look(done=0)
+    assert {} == looks.look(made=slice(2, None))
 
 
 def test_a_dead_letter_that_comes_late_is_the_event_s() -> None:

@@ -84,6 +84,8 @@ def test_lost_policies_and_dead_letters_come_back(rig: Rig) -> None:
     start(rig)
     found = replay(rig, code=1)
     assert (7, 0, 0, 0) == tuple(found[name] for name in ("missing", "different", "unexpected", "pending"))
+    audited = told("audit", *on(rig), code=1)
+    assert (7, 0) == (audited["counts"]["missing"], audited["pending"])
     referred = replay(rig, "--assets", f"{ORGANIZATION}/film", code=1)
     assert {f"{ORGANIZATION}/2", "acme/film", ORGANIZATION} == {each["record_key"] for each in referred["differences"]}
     assert 0 == replay(rig, "--assets", f"{ORGANIZATION}/brought", code=1)["different"]

@@ -1,5 +1,6 @@
 """The `keymill` command: arguments and exit codes, nothing else."""
 
+import gc
 import sys
 from importlib import metadata
 from typing import Annotated, Any
@@ -30,6 +31,9 @@ from keymill.ops import (
     tokens,
     topics,
 )
+
+_GC = (20_000, 20, 50)
+"""Records are no cycles: looking for some as often as Python does by itself costs a replay a twentieth."""
 
 app = typer.Typer(
     name="keymill",
@@ -81,6 +85,8 @@ command = typer.main.get_command(app)
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every keymill error is one line on stderr and a documented exit code."""
+    gc.freeze()
+    gc.set_threshold(*_GC)
     telemetry.configure("ops", "warning", tells_brokers=False)  # a command ends with the reason, on one line
     try:
         result: Any = command.main(args=arguments, standalone_mode=False)

@@ -22,7 +22,7 @@ from streams import decide
 from streams.claims import Claimed
 from streams.owner import Due
 from streams.raw import check_key, dead_letter, request_id_of, value_in_place
-from streams.repairs import Named, contradicted, request_in_place, run_over
+from streams.repairs import Named, contradicted, offsets_named, request_in_place, run_over
 from streams.runs import RawRecord, Run
 
 Request = OwnerRequest | RepairRequest
@@ -44,14 +44,12 @@ class Decided:
     """
     What a run of requests calls for.
 
-    Args:
-        events: those that its repairs name, by offset.
-
-    `restored` are dead letters of asset events, by offset; `dead_letters` are the requests' own.
+    `named` are the events that its repairs name, and `restored` dead letters of asset events, by offset; `dead_letters`
+    are the requests' own.
     """
 
-    def __init__(self, events: Mapping[int, RawRecord]) -> None:
-        self.events = events
+    def __init__(self) -> None:
+        self.named: Mapping[int, RawRecord] = {}
         self.assets: dict[bytes, AssetRecord] = {}
         self.key_records: dict[bytes, KeyRecord] = {}
         self.request_ids: dict[bytes, str] = {}
@@ -107,32 +105,20 @@ class Decider:
 
     def wanted(self, run: Run) -> list[int]:
         """The offsets of the asset topic that the run's repairs name, ascending."""
-        found: set[int] = set()
-        for record in run.records:
-            try:
-                request = self._request_of(record)
-                if isinstance(request, RepairRequest) or request.kind is RequestKind.REPAIR:
-                    found.update(self._named(request, record).offsets())
-            except Reject:
-                continue  # it becomes a dead letter when its turn comes
-        return sorted(found)
-
-    def over(self, records: Mapping[int, RawRecord]) -> Decided:
-        """An empty decision of a run whose repairs name these."""
-        return Decided(records)
+        return offsets_named(run, self._named_in)
 
     def begin(self, _run: Run) -> Decided:
-        """An empty decision of a run that names no event."""
-        return Decided({})
+        """An empty decision, which is given what the run's repairs name."""
+        return Decided()
 
     def record(self, record: RawRecord, decided: Decided, lookup: Lookup) -> None:
         """Decide one request. Raises only what is not the request's fault."""
         request: Request | None = None
         try:
             request = self._request_of(record)
-            if isinstance(request, RepairRequest) or request.kind is RequestKind.REPAIR:
+            if _is_repair(request):
                 self._repair(request, record, decided, lookup)
-            else:
+            elif isinstance(request, OwnerRequest):
                 self._rewrap(request, record, decided, lookup)
         except Reject as error:
             decided.dead_letters.append(dead_letter(record, error, request, self._generation))
@@ -168,6 +154,10 @@ class Decider:
             decided.request_ids[key] = _id_of(request, record)
         if closed:
             raise Conflict("; ".join(closed), field="asset", code="key_record_does_not_open")
+
+    def _named_in(self, record: RawRecord) -> Named | None:
+        request = self._request_of(record)
+        return self._named(request, record) if _is_repair(request) else None
 
     def _named(self, request: Request, record: RawRecord) -> Named:
         return Named.of(request, self._asset_generation, record.key if isinstance(request, OwnerRequest) else None)
@@ -207,7 +197,7 @@ class Decider:
 
     def _fold(self, named: Named, decided: Decided, lookup: Lookup) -> tuple[decide.Decided, list[AssetRecord]]:
         """Fold from nothing; with every state of the asset on the way."""
-        events = named.among(decided.events)
+        events = named.among(decided.named)
         made, afresh, states = self._assets.begin(run_over(events)), _Afresh(lookup), list[AssetRecord]()
         for event in events:
             letters = len(made.dead_letters)
@@ -217,6 +207,10 @@ class Decider:
                 raise contradicted(f"the claims of the event at offset {event.offset} are not on their topic")
             states += made.assets.values()
         return made, states
+
+
+def _is_repair(request: Request) -> bool:
+    return isinstance(request, RepairRequest) or request.kind is RequestKind.REPAIR
 
 
 def _subjects(made: decide.Decided) -> dict[bytes, tuple[str, str]]:

@@ -17,7 +17,7 @@ from streams import policies
 from streams.owner import Due
 from streams.policies import Lookup
 from streams.raw import dead_letter, request_id_of
-from streams.repairs import Named, contradicted, request_in_place, run_over
+from streams.repairs import Named, contradicted, offsets_named, request_in_place, run_over
 from streams.runs import RawRecord, Run
 
 
@@ -25,14 +25,12 @@ class Decided:
     """
     What a run of repairs calls for.
 
-    Args:
-        changes: those that are named, by offset.
-
-    `restored` are dead letters of changes, by offset; `dead_letters` are the requests' own.
+    `named` are the changes that they name, and `restored` dead letters of changes, by offset; `dead_letters` are the
+    requests' own.
     """
 
-    def __init__(self, changes: Mapping[int, RawRecord]) -> None:
-        self.changes = changes
+    def __init__(self) -> None:
+        self.named: Mapping[int, RawRecord] = {}
         self.records: dict[bytes, Due[PolicyRecord]] = {}
         self.dead_letters: list[DeadLetter] = []
         self.restored: dict[int, DeadLetter] = {}
@@ -67,21 +65,11 @@ class Decider:
 
     def wanted(self, run: Run) -> list[int]:
         """The offsets of the policy changes that the run's repairs name, ascending."""
-        found: set[int] = set()
-        for record in run.records:
-            try:
-                found.update(self._named(request_in_place(record)).offsets())
-            except Reject:
-                continue  # it becomes a dead letter when its turn comes
-        return sorted(found)
-
-    def over(self, records: Mapping[int, RawRecord]) -> Decided:
-        """An empty decision of a run whose repairs name these."""
-        return Decided(records)
+        return offsets_named(run, lambda record: self._named(request_in_place(record)))
 
     def begin(self, _run: Run) -> Decided:
-        """An empty decision of a run that names no change."""
-        return Decided({})
+        """An empty decision, which is given what the run's repairs name."""
+        return Decided()
 
     def record(self, record: RawRecord, decided: Decided, lookup: Lookup) -> None:
         """Decide one request. Raises only what is not the request's fault."""
@@ -97,7 +85,7 @@ class Decider:
 
     def _repair(self, request: RepairRequest, request_id: str, decided: Decided, lookup: Lookup) -> None:
         named = self._named(request)
-        changes = named.among(decided.changes)
+        changes = named.among(decided.named)
         states, letters = self._fold(named, changes)
         missing: dict[bytes, Due[PolicyRecord]] = {}
         for organization in _subjects(changes[0].key, states, letters):

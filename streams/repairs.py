@@ -5,10 +5,10 @@ Whoever asks names every record of one record key and says how each was decided.
 something is lacking, here or in the request, and nothing is written.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Self
 
-from keymill.errors import Conflict, InvalidRecord
+from keymill.errors import Conflict, InvalidRecord, Reject
 from schemas import topics
 from schemas.codec import decode
 from schemas.operations import OwnerRequest, RepairRequest
@@ -82,6 +82,18 @@ class Named(NamedTuple):
             raise contradicted(f"the record at offset {record.offset} is refused: {letters[0].message}")
         if not letters and record.offset in self.refused:
             raise contradicted(f"the record at offset {record.offset} is not refused")
+
+
+def offsets_named(run: Run, named: Callable[[RawRecord], Named | None]) -> list[int]:
+    """All offsets of the source that the repairs of a run name, ascending; *named* gives None for what is no repair."""
+    found: set[int] = set()
+    for record in run.records:
+        try:
+            repair = named(record)
+        except Reject:
+            continue  # it becomes a dead letter when its turn comes
+        found.update(repair.offsets() if repair else ())
+    return sorted(found)
 
 
 def request_in_place(record: RawRecord) -> RepairRequest:

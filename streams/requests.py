@@ -32,8 +32,9 @@ T = TypeVar("T", bound=Record)
 
 
 class Restoring(publish.Decided[T], Protocol[T]):
-    """What a run of requests calls for; `restored` are dead letters of the source's records, by offset."""
+    """What a run of requests calls for; `named` are records of the source, `restored` their dead letters, by offset."""
 
+    named: Mapping[int, RawRecord]
     restored: dict[int, DeadLetter]
 
 
@@ -76,10 +77,6 @@ class Decides(publish.Decides[R, L_contra], Protocol[R, L_contra]):
         """The offsets of the source that a run's repairs name, ascending."""
         ...
 
-    def over(self, records: Mapping[int, RawRecord]) -> R:
-        """An empty decision of a run whose repairs name these."""
-        ...
-
 
 class Executor(Agent[T, R, L]):
     """
@@ -100,8 +97,10 @@ class Executor(Agent[T, R, L]):
     async def begin(self, run: Run) -> R:
         """See `Agent`."""
         self.owner.require(run.partition)
-        offsets = self._requests.wanted(run)
-        return self._requests.over(await asyncio.to_thread(self._read, run.partition, offsets) if offsets else {})
+        decided = await super().begin(run)
+        if offsets := self._requests.wanted(run):
+            decided.named = await asyncio.to_thread(self._read, run.partition, offsets)
+        return decided
 
     def restored(self, decided: R) -> Sequence[DeadLetter]:
         """See `Agent`."""

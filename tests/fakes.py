@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from keymill.errors import UnknownKey
+from keymill.kafka.outgoing import Outgoing
 from keymill.kms.provider import KekEpoch, KekState, RootActivation
 from keymill.proxy.request import Answer, Refusal
 from keymill.proxy.upstream.clearkey import ClearKey
@@ -68,6 +69,20 @@ class MemoryLog:
         dropped = len(self.records) - len(kept)
         self.records = kept
         return dropped
+
+
+class Made:
+    """A `Changes` that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.records: list[Outgoing] = []
+
+    def make(self, record: Outgoing, why: str) -> None:
+        """See `Changes`."""
+        self.records.append(record)
+
+    def finish(self) -> None:
+        """See `Changes`."""
 
 
 @dataclass

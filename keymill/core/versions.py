@@ -67,11 +67,9 @@ def _begin(body: AssetIngested, choice: Choice, number: int, previous: KeyVersio
     """A version's first event: what it names no choice for is inherited, the tracks too if it names none."""
     version = _first(body, choice, number, previous)
     if body.tracks is None and body.periods is None:
-        return (
-            _renew(choice, version, previous)
-            if previous
-            else _with_key_set(choice, version, _defaults(version.schemes))
-        )
+        if previous:
+            return _renew(choice, version, previous)
+        return _with_key_set(choice, version, _defaults(version.schemes))
     return _add(body, choice, version, previous)
 
 

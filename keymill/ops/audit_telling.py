@@ -12,7 +12,7 @@ from keymill.kafka.status_topic import AUDITED
 from keymill.ops import ledger as ledgers
 from keymill.ops.audit_following import Looked
 from keymill.ops.auditing import Audit
-from keymill.ops.listing import print_json
+from keymill.ops.listing import print_differences, print_json
 from schemas import topics
 from schemas.codec import encode
 from schemas.operations import AuditSummary
@@ -74,8 +74,7 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(result)
         return
-    for each in result["differences"]:
-        typer.echo(f"{each['kind']}: {each['record_key']}: {each['detail']}")
+    print_differences(result["differences"])
     counts = ", ".join(f"{count} {kind}" for kind, count in result["counts"].items()) or "no difference"
     typer.echo(
         f"{result['events']} events, {result['assets']} assets, {result['key_records']} key records, "

@@ -1,6 +1,6 @@
 """How commands print what they found or did: for people a table or lines, for programs JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -36,6 +36,12 @@ def print_result(result: Mapping[str, Any], *, as_json: bool, text: str | None =
         width = max(map(len, result))
         for name, value in result.items():
             typer.echo(f"{name:{width}}  {_cell(value)}")
+
+
+def print_differences(differences: Iterable[Mapping[str, Any]]) -> None:
+    """Print what a comparison found, a line each."""
+    for each in differences:
+        typer.echo(f"{each['kind']}: {each['record_key']}: {each['detail']}")
 
 
 def print_json(value: Any) -> None:

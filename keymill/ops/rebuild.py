@@ -15,7 +15,7 @@ from keymill.ops.address import bootstrap_of
 from keymill.ops.changes import Plan, application
 from keymill.ops.filling import Fill, fill_keys, fill_policies
 from keymill.ops.groups import require_empty
-from keymill.ops.listing import print_json
+from keymill.ops.listing import print_differences, print_json
 from keymill.ops.options import Bootstrap, Data, File, Json
 from keymill.ops.rebuild_snapshot import rebuild_snapshot, show_snapshot
 from keymill.ops.rebuilding import Target, complete, prepare, target_of
@@ -170,8 +170,7 @@ def _show(outcome: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(outcome)
         return
-    for each in outcome["differences"]:
-        typer.echo(f"{each['kind']}: {each['record_key']}: {each['detail']}")
+    print_differences(outcome["differences"])
     verb = "was" if outcome["applied"] else "will be"
     steps = [step for step in ("created", "adopted") if outcome[step]]
     if steps:

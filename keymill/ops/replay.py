@@ -9,13 +9,14 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.console import Console
 
 from keymill.config import ProcessorSettings, load
 from keymill.errors import InvalidRecord
 from keymill.ops.address import bootstrap_of
-from keymill.ops.listing import print_json
+from keymill.ops.listing import print_differences, print_json
 from keymill.ops.moment import FORMS, epoch_ms_of
 from keymill.ops.options import Bootstrap, Data, File, Json
 from keymill.ops.replay_into import into as write_into
@@ -93,8 +94,7 @@ def show(report: Report, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
-    for each in report.differences:
-        typer.echo(f"{each.kind}: {each.record_key}: {each.detail}")
+    print_differences(msgspec.to_builtins(report.differences))
     typer.echo(
         f"{report.events} events: {report.identical} records identical, {report.missing} missing, "
         f"{report.different} different, {report.unexpected} unexpected, {report.refused} events refused, "

@@ -14,7 +14,7 @@ from keymill.kafka.scan import Scanner
 from keymill.ops import source
 from keymill.ops.changes import Changes, Plan, application
 from keymill.ops.filling import Fill, fill_keys, fill_policies
-from keymill.ops.listing import print_json
+from keymill.ops.listing import print_differences, print_json
 from keymill.ops.rebuilding import Target, prepare
 from keymill.ops.report import Report
 from keymill.ops.source import Pair, Source
@@ -82,8 +82,7 @@ def _show(done: list[dict[str, Any]], apply: bool, as_json: bool) -> None:
         print_json(done)
         return
     for each in done:
-        for difference in each["differences"]:
-            typer.echo(f"{difference['kind']}: {difference['record_key']}: {difference['detail']}")
+        print_differences(each["differences"])
         typer.echo(
             f"{each['topic']}: {each['events']} events, {each['held']} records are there, "
             f"{each['written']} {'written' if apply else 'to write'}"

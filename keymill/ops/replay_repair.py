@@ -4,6 +4,7 @@ import time
 from contextlib import nullcontext
 from typing import Any, Final
 
+import msgspec
 import typer
 from rich.console import Console
 
@@ -13,7 +14,7 @@ from keymill.kafka.scan import Scanner
 from keymill.ops import owners, source
 from keymill.ops.changes import Plan, application
 from keymill.ops.lacking import Lacking
-from keymill.ops.listing import print_json
+from keymill.ops.listing import print_differences, print_json
 from keymill.ops.repairing import Told, ask
 from keymill.ops.replay_scope import Asked
 from keymill.ops.replay_verify import verify
@@ -97,8 +98,7 @@ def _show(outcome: dict[str, Any], as_json: bool) -> None:
         print_json(outcome)
         return
     after: Report = outcome["after"]
-    for each in after.differences:
-        typer.echo(f"{each.kind}: {each.record_key}: {each.detail}")
+    print_differences(msgspec.to_builtins(after.differences))
     for each in outcome["refused"]:
         typer.echo(f"refused: {each['reason']}: {each['message']}")
     for each in outcome["too_large"]:

@@ -98,7 +98,8 @@ def repaired(run: Run, accepted: list[int], refused: list[int], held: Held) -> p
         request_id="r-1", requested=NOW,
     )  # fmt: skip
     record = RawRecord(topics.REQUESTS.name, HERE, 0, NOW, 1, f"{CHANGES}/{HERE}".encode(), encode(request), ())
-    given = REPAIRS.over({each.offset: each for each in run.records})
+    given = REPAIRS.begin(run)
+    given.named = {each.offset: each for each in run.records}
     REPAIRS.record(record, given, held)
     return given
 
@@ -164,7 +165,8 @@ def test_what_an_asset_lost_comes_back(log: list, data: st.DataObject) -> None:
         request_id="r-1", requested=NOW,
     )  # fmt: skip
     asked = RawRecord(topics.REQUESTS.name, place, 0, NOW, 1, f"{ASSETS}/{place}".encode(), encode(request), ())
-    given_back = OWNER.over({each.offset: each for each in events})
+    given_back = OWNER.begin(Run(topics.REQUESTS.name, place, 1, 1, 0, 1, [asked], 1))
+    given_back.named = {each.offset: each for each in events}
     OWNER.record(asked, given_back, View(held))
     assert [] == given_back.dead_letters
     written = {due.record_key: due.value for batch in given_back.batches() for due in batch}

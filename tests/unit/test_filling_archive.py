@@ -11,7 +11,6 @@ from keymill.archive.writing import ArchiveWriter, archive_url
 from keymill.config import ProcessorSettings, load
 from keymill.core.provisioning import make_key_record, needed
 from keymill.errors import Misconfigured
-from keymill.kafka.outgoing import Outgoing
 from keymill.kafka.positions import Whole
 from keymill.kms.keyfile import KeyFile, add_organization, create_key_file
 from keymill.kms.keyring import Keyring
@@ -25,23 +24,10 @@ from schemas.ids import asset_key, is_key_set
 from schemas.records import KeyRecord
 from tests.archive_rig import adopted, slots_after
 from tests.builders import NOW, assign, folded, ingest, rotate
+from tests.fakes import Made
 
 KEYS = topics.KEYS.name
 PARTITIONS = 2
-
-
-class Made:
-    """A `Changes` that keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.records: list[Outgoing] = []
-
-    def make(self, record: Outgoing, why: str) -> None:
-        """See `Changes`."""
-        self.records.append(record)
-
-    def finish(self) -> None:
-        """See `Changes`."""
 
 
 @pytest.fixture

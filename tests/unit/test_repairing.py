@@ -16,6 +16,7 @@ from schemas.operations import OwnerRequest, RepairRequest, RequestKind
 from schemas.records import DeadLetter, TopicAdopted
 from streams.runs import RawRecord
 from tests.builders import NOW, assign, folded, ingest
+from tests.fakes import Made
 
 PARTITIONS = 4
 ASSETS, CHANGES = topics.ASSETS.name, topics.POLICY_CHANGES.name
@@ -44,19 +45,6 @@ class Log(msgspec.Struct):
         for offset, key in enumerate(self.keys):
             if offset >= (start or 0):
                 yield RawRecord(name, partition, offset, NOW, 1, key, b"", ())
-
-
-class Made:
-    """A `Changes` that keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.records: list[Outgoing] = []
-
-    def make(self, record: Outgoing, why: str) -> None:
-        self.records.append(record)
-
-    def finish(self) -> None:
-        """See `Changes`."""
 
 
 def asked(log: Log, lacks: Lacks, partition: int = 2) -> tuple[list[Outgoing], Told]:

@@ -38,13 +38,7 @@ def clusters(offsets: Sequence[int], near: int = NEAR) -> Iterator[list[int]]:
 def raw_record(message: Message) -> RawRecord:
     """A scanned record as agents see it."""
     kind, timestamp = message.timestamp()
-    return RawRecord(
-        topic=str(message.topic()),
-        partition=int(message.partition() or 0),
-        offset=int(message.offset() or 0),
-        timestamp_ms=timestamp,
-        timestamp_type=kind,
-        key=message.key(),
-        value=message.value(),
-        headers=headers_of(message),
-    )
+    topic, partition, offset = message.topic(), message.partition(), message.offset()
+    if topic is None or partition is None or offset is None:
+        raise TypeError("a record that was never sent")
+    return RawRecord(topic, partition, offset, timestamp, kind, message.key(), message.value(), headers_of(message))

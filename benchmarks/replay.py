@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable
 
 from keymill.kms.keyring import Keyring
-from keymill.ops.replaying import Held, compare
+from keymill.ops.held import Held
+from keymill.ops.replaying import compare
 from keymill.ops.report import Report
 from keymill.ops.verifying import Verifier
 from schemas import framing, topics

@@ -54,8 +54,10 @@ _CLASSES: Final = {
 }
 _TAGGED: Final = frozenset({events.AssetEvent, events.PolicyChange, access.Credential})
 """Records whose `body` is a union of records; msgspec's tag and Avro's branch name are the same word."""
-_SHARED: Final[dict[type[Record], str]] = {events.AssetEvent: "body"}
-"""A library's assets differ in their names; what they ask for is the same few bodies."""
+_SHARED: Final[dict[type[Record], str]] = {
+    events.AssetEvent: "body", records.AssetRecord: "versions.key_sets.tracks",
+}  # fmt: skip
+"""A library's assets differ in their names; what they ask for, and get, is the same few bodies and tracks."""
 
 
 SchemaError = SchemaParseException
@@ -114,7 +116,7 @@ def load(definition: Any) -> Schema:
 
 @cache
 def _writer(kind: type[Record]) -> Writer:
-    return compile_writer(_definition(kind), schema_of(kind).header, _CLASSES)
+    return compile_writer(_definition(kind), schema_of(kind).header, _CLASSES, _SHARED.get(kind, ""))
 
 
 @cache
@@ -125,6 +127,11 @@ def _reader(kind: type[Record]) -> tuple[bytes, Reader]:
 def encode(record: Record) -> bytes:
     """Return the one byte string of *record*."""
     return _writer(type(record))(record)
+
+
+def encode_as(kind: type[Record], value: object) -> bytes:
+    """Like `encode`, of anything that has the fields of *kind*: for bytes that are hashed, not sent."""
+    return _writer(kind)(value)
 
 
 def decode(data: bytes, kind: type[T]) -> T:

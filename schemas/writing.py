@@ -28,26 +28,48 @@ def _refuse(name: str) -> NoReturn:
     raise ValueError(name)
 
 
+_SHARED: Final = 256
+"""How many distinct values of a shared field are kept."""
+
 _NAMES: Final[dict[str, Any]] = {
     "LONG": tuple(zigzag(value) for value in range(_SMALL)), "zigzag": zigzag, "refuse": _refuse,
+    "kept": lru_cache(maxsize=_SHARED),
 }  # fmt: skip
 
 
-def compile_writer(schema: Any, header: bytes, classes: Mapping[str, type]) -> Writer:
-    """A function from a record to *header* and its Avro body; *classes* has the class of each named type."""
-    source = _Writing(schema, classes)
-    body = ["def write(r0):", " out = [HEADER]", *source.lines, " return b''.join(out)"]
-    write: Writer = function("write", "<write of an .avsc>", body, _NAMES | source.constants | {"HEADER": header})
+def compile_writer(schema: Any, header: bytes, classes: Mapping[str, type], shared: str = "") -> Writer:
+    """
+    A function from a record to *header* and its Avro body; *classes* has the class of each named type.
+
+    Args:
+        shared: the dotted path of a field of which the same few values come again and again: the bytes of equal ones
+            are made once. Empty for none.
+    """
+    source = _Writing(schema, classes, shared)
+    names = _NAMES | source.constants | {"HEADER": header}
+    write: Writer = function("write", "<write of an .avsc>", source.lines, names)
     return write
 
 
 class _Writing(Source):
     """Each `_put` is given an expression, and evaluates it once, before anything else that it emits."""
 
-    def root(self, schema: Any) -> None:
+    def __init__(self, schema: Any, classes: Mapping[str, type], shared: str) -> None:
+        self._path: list[str] = []
         self._pieces: list[str] = []
+        self._shared = shared.split(".")
+        super().__init__(schema, classes)
+
+    def root(self, schema: Any) -> None:
+        self._function(["def write(r0):", " out = [HEADER]"], schema)
+
+    def _function(self, head: list[str], schema: Any) -> None:
+        """A function in front of those that are there."""
+        outer, self.lines, depth, self.depth = self.lines, head, self.depth, 1
+        pieces, self._pieces = self._pieces, []
         self._put(schema, "r0")
-        self._flush()
+        self.line("return b''.join(out)")
+        self.lines, self.depth, self._pieces = [*self.lines, *outer], depth, pieces
 
     def line(self, text: str) -> None:
         self._flush()
@@ -101,7 +123,13 @@ class _Writing(Source):
         v = self.new()
         first = f"({v} := {value})"
         for field in schema["fields"]:
-            self._put(field["type"], f"{first}.{field['name']}")
+            self._path.append(field["name"])
+            if self._path == self._shared:
+                self._function(["@kept", "def shared(r0):", " out = []"], field["type"])
+                self._pieces.append(f"shared({first}.{field['name']})")
+            else:
+                self._put(field["type"], f"{first}.{field['name']}")
+            self._path.pop()
             first = v
 
     def _put_array(self, schema: Any, value: str) -> None:

@@ -6,7 +6,7 @@ A change of any label or encoding here would change every key; schemas/golden/ke
 Source: RFC 5869 (HKDF), RFC 9562 section 5.8 (UUID version 8).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -52,16 +52,17 @@ def derive_key(prk: Secret, identity: KeyIdentity) -> DerivedKey:
 
 
 def derive(prk: Secret, preimage: bytes) -> DerivedKey:
-    """Like `derive_key`, of the identity's canonical bytes."""
-    ident = canonical(preimage)
-    kid = uuid8(_mac(prk, _KID + ident))
-    info = ident + canonical(kid)
-    return DerivedKey(kid=kid, cek=_expand(prk, _CEK + info, CEK_SIZE), iv=_expand(prk, _IV + info, IV_SIZE))
+    """Like `derive_key`, of the identity's canonical bytes. HKDF-Expand of one block is a single HMAC (RFC 5869)."""
+    ident = len(preimage).to_bytes(4, "big") + preimage
+    kid = uuid8(_mac(prk, ident, _kid_mac))
+    block = ident + _KID_FRAME + kid + b"\x01"
+    cek, iv = _mac(prk, block, _cek_mac)[:CEK_SIZE], _mac(prk, block, _iv_mac)[:IV_SIZE]
+    return DerivedKey(kid=kid, cek=Secret(cek), iv=Secret(iv))
 
 
 def derive_kid(prk: Secret, preimage: bytes) -> bytes:
     """The KID alone."""
-    return uuid8(_mac(prk, _KID + canonical(preimage)))
+    return uuid8(_mac(prk, canonical(preimage), _kid_mac))
 
 
 def derive_chosen(prk: Secret, organization: str, kid: bytes) -> DerivedKey:
@@ -77,14 +78,14 @@ def imported_iv(cek: Secret, organization: str, kid: bytes) -> Secret:
 
 def derive_names(prk: Secret, k_fp: Secret, preimages: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
     """KID and fingerprint of each key that `derive` gives: what a comparison needs, for half of the work."""
-    root, marks = prk.keyed(_hmac_sha256), k_fp.keyed(_hmac_sha256)
+    kids, ceks, marks = prk.keyed(_kid_mac), prk.keyed(_cek_mac), k_fp.keyed(_hmac_sha256)
     for preimage in preimages:
         ident = len(preimage).to_bytes(4, "big") + preimage
-        state = root.copy()
-        state.update(_KID + ident)
+        state = kids.copy()
+        state.update(ident)
         kid = uuid8(state.finalize())
-        state = root.copy()
-        state.update(b"".join((_CEK, ident, _KID_FRAME, kid, b"\x01")))
+        state = ceks.copy()
+        state.update(ident + _KID_FRAME + kid + b"\x01")
         cek = state.finalize()[:CEK_SIZE]
         state = marks.copy()
         state.update(kid + cek)
@@ -106,11 +107,30 @@ def _expand(prk: Secret, info: bytes, size: int) -> Secret:
     return Secret(_mac(prk, info + b"\x01")[:size])
 
 
-def _mac(key: Secret, message: bytes) -> bytes:
-    state = key.keyed(_hmac_sha256).copy()
+def _hmac_sha256(key: bytes) -> HMAC:
+    return HMAC(key, SHA256())
+
+
+def _mac(key: Secret, message: bytes, begin: Callable[[bytes], HMAC] = _hmac_sha256) -> bytes:
+    state = key.keyed(begin).copy()
     state.update(message)
     return state.finalize()
 
 
-def _hmac_sha256(key: bytes) -> HMAC:
-    return HMAC(key, SHA256())
+def _kid_mac(key: bytes) -> HMAC:
+    return _begun(key, _KID)
+
+
+def _cek_mac(key: bytes) -> HMAC:
+    return _begun(key, _CEK)
+
+
+def _iv_mac(key: bytes) -> HMAC:
+    return _begun(key, _IV)
+
+
+def _begun(key: bytes, label: bytes) -> HMAC:
+    """One that has seen the label, which is a block less for each key."""
+    state = _hmac_sha256(key)
+    state.update(label)
+    return state

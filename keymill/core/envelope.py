@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from keymill.core.derive import CEK_SIZE, IV_SIZE, fingerprint
-from keymill.core.identity import Part, canonical
+from keymill.core.identity import Part, canonical, canonical_name, recurring
 from keymill.errors import Corrupt, InvalidRecord
 from keymill.secret import Secret
 from schemas.events import ImportedKey
@@ -24,6 +24,7 @@ from schemas.values import Record
 KEK_SIZE: Final = 64
 TAG_SIZE: Final = 16
 _ENTRY: Final = CEK_SIZE + IV_SIZE
+_KEYS: Final = canonical("keymill/keys/v1")
 
 
 class ClearKey(Record, frozen=True, kw_only=True):
@@ -49,23 +50,17 @@ class Wrappable(Protocol):
 
 def associated_data(record: KeyRecord) -> bytes:
     """Every field that names the record and its tracks, and the KEK epoch. `wrapped` itself is not read."""
-    period = record.period
-    parts: list[Part] = [
-        "keymill/keys/v1",
-        record.organization,
-        record.asset,
-        record.key_version,
-        record.root_version,
-        period.index if period else None,
-        period.start if period else None,
-        period.end if period else None,
-        record.event.generation,
-        record.event.offset,
-        record.kek_epoch,
+    period, event = record.period, record.event
+    at = (period.index, period.start, period.end) if period else (None, None, None)
+    pieces = [
+        _KEYS,
+        canonical_name(record.organization, record.asset),
+        recurring(record.key_version, record.root_version, *at),
+        canonical(event.generation, event.offset, record.kek_epoch),
     ]
     for track in record.tracks:
-        parts += (track.kid, track.fp, track.label, track.scheme, track.origin)
-    return canonical(*parts)
+        pieces += (canonical(track.kid, track.fp), recurring(track.label, track.scheme, track.origin))
+    return b"".join(pieces)
 
 
 def wrap_keys(kek: Secret, record: KeyRecord, keys: Sequence[Wrappable]) -> bytes:

@@ -36,13 +36,17 @@ def _framed(data: bytes) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def canonical_pair(first: str, second: str) -> bytes:
-    """`canonical` of two texts of which there are few pairs: labels with schemes."""
-    return canonical(first, second)
+def recurring(*parts: Part) -> bytes:
+    """`canonical` of parts of which there are few: labels with schemes, versions."""
+    return canonical(*parts)
+
+
+def canonical_name(organization: str, asset: str) -> bytes:
+    """`canonical` of an asset's name; of organizations there are few."""
+    return recurring(organization) + _framed(asset.encode())
 
 
 _KEY_SET: Final = canonical("keymill/key-set/v1")
-_ABSENT: Final = canonical(None)
 
 
 class KeyIdentity(Record, frozen=True, kw_only=True):
@@ -82,7 +86,11 @@ def key_set_digest(
     tracks: tuple[TrackIdentity, ...],
 ) -> bytes:
     """Name of the key record that holds these tracks in this order, 16 bytes."""
-    parts = [_KEY_SET, canonical(organization, asset, key_version, root_version, salt, period)]
-    for track in tracks:
-        parts += (canonical_pair(track.label, track.scheme), _ABSENT if track.kid is None else _framed(track.kid))
-    return hashlib.sha256(b"".join(parts)).digest()[:DIGEST_SIZE]
+    chosen = recurring(key_version, root_version, salt, period)
+    name = canonical_name(organization, asset)
+    return hashlib.sha256(_KEY_SET + name + chosen + _named(tracks)).digest()[:DIGEST_SIZE]
+
+
+@lru_cache(maxsize=256)
+def _named(tracks: tuple[TrackIdentity, ...]) -> bytes:
+    return canonical(*(part for track in tracks for part in (track.label, track.scheme, track.kid)))

@@ -6,13 +6,14 @@ Both halves are functions of their arguments, so redelivery, replay and a second
 """
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Final
 
 import msgspec
 
 from keymill.core.derive import derive, derive_names, fingerprint
 from keymill.core.envelope import wrap_keys
-from keymill.core.identity import ALL_TRACKS, canonical, canonical_pair, key_set_digest
+from keymill.core.identity import ALL_TRACKS, canonical, canonical_name, key_set_digest, recurring
 from keymill.core.period import period_at
 from keymill.core.versions import ROTATED_PERIODS
 from keymill.secret import Secret
@@ -148,25 +149,17 @@ def make_key_record(
         )
         for track, key in zip(need.tracks, made, strict=True)
     )
-    bare = _unwrapped(asset, need, tracks, keys.kek_epoch)
+    bare = unwrapped(asset, need, tracks, keys.kek_epoch)
     return msgspec.structs.replace(bare, wrapped=wrap_keys(keys.kek, bare, made))
 
 
-def name_key_record(asset: AssetRecord, need: Needed, keys: Keys) -> KeyRecord:
-    """
-    Like `make_key_record`, with epoch 0 and nothing wrapped: KIDs, fingerprints and identity, to compare with.
-
-    Not for tracks with a KID of the caller's.
-    """
-    names = derive_names(keys.prk, keys.k_fp, _preimages(asset, need))
-    tracks = [
-        TrackKey(kid=kid, fp=fp, label=track.label, scheme=track.scheme, origin=KeyOrigin.DERIVED)
-        for track, (kid, fp) in zip(need.tracks, names, strict=True)
-    ]
-    return _unwrapped(asset, need, tuple(tracks), 0)
+def name_keys(asset: AssetRecord, need: Needed, keys: Keys) -> Iterator[tuple[bytes, bytes]]:
+    """KID and fingerprint of each track of a key record of derived keys: what there is to compare."""
+    return derive_names(keys.prk, keys.k_fp, _preimages(asset, need))
 
 
-def _unwrapped(asset: AssetRecord, need: Needed, tracks: tuple[TrackKey, ...], kek_epoch: int) -> KeyRecord:
+def unwrapped(asset: AssetRecord, need: Needed, tracks: tuple[TrackKey, ...], kek_epoch: int) -> KeyRecord:
+    """A key record with nothing wrapped."""
     return KeyRecord(
         kek_epoch=kek_epoch,
         tracks=tracks,
@@ -183,12 +176,15 @@ def _unwrapped(asset: AssetRecord, need: Needed, tracks: tuple[TrackKey, ...], k
 def _preimages(asset: AssetRecord, need: Needed) -> list[bytes]:
     """`KeyIdentity.preimage` of every track, which differ in scheme and label alone."""
     period = need.period.index if need.period else None
-    before = canonical(asset.organization, asset.asset, need.key_version, period)
-    after = canonical(need.root_version, need.salt)
-    return [
-        before + canonical_pair(track.scheme, track_label(track.label, single_key=need.single_key)) + after
-        for track in need.tracks
-    ]
+    before = canonical_name(asset.organization, asset.asset) + recurring(need.key_version, period)
+    after = recurring(need.root_version, need.salt)
+    return [before + between + after for between in _between(need.tracks, need.single_key)]
+
+
+@lru_cache(maxsize=256)
+def _between(tracks: tuple[TrackIdentity, ...], single_key: bool) -> tuple[bytes, ...]:
+    """Scheme and label of each track, as they stand in its preimage."""
+    return tuple(canonical(track.scheme, track_label(track.label, single_key=single_key)) for track in tracks)
 
 
 def track_label(label: str, *, single_key: bool) -> str:

@@ -10,8 +10,8 @@ from keymill.core import wishes
 from keymill.core.identity import key_set_digest
 from keymill.core.wishes import Derived, Tracks
 from keymill.errors import Conflict, InvalidRecord, Reject
-from schemas.codec import encode
-from schemas.events import AssetEvent, AssetIngested, KeysRotated, PeriodRange
+from schemas.codec import encode_as
+from schemas.events import AssetEvent, AssetEventBody, AssetIngested, KeysRotated, PeriodRange
 from schemas.records import KeySet, KeyVersion, LivePeriods, TrackIdentity
 from schemas.values import DEFAULT_LABELS, MAX_PERIODS, MAX_TIME_MS, LogPosition, Record, Scheme
 
@@ -32,10 +32,21 @@ class Choice(Record, frozen=True, kw_only=True):
     derived: Derived | None = None
 
 
+class _Said(Record, frozen=True, kw_only=True):
+    """The fields of an `AssetEvent`, of which its checks need not see the same ones again."""
+
+    organization: str
+    asset: str
+    event_id: None = None
+    request_hash: None = None
+    event_time: int = 0
+    body: AssetEventBody
+
+
 def body_hash(event: AssetEvent) -> bytes:
     """SHA-256 of what an event says, apart from when it was said and under which id."""
-    plain = msgspec.structs.replace(event, event_id=None, request_hash=None, event_time=0)
-    return hashlib.sha256(encode(plain)).digest()
+    said = _Said(organization=event.organization, asset=event.asset, body=event.body)
+    return hashlib.sha256(encode_as(AssetEvent, said)).digest()
 
 
 def ingest(body: AssetIngested, choice: Choice, held: Versions) -> Versions:

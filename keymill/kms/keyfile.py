@@ -63,12 +63,11 @@ class KeyFile:
 
     def epochs(self, organization: str) -> tuple[KekEpoch, ...]:
         """See `Kms`."""
-        return tuple(KekEpoch(epoch=kek.epoch, state=kek.state) for kek in self._group(organization).keks)
+        return self._group(organization).epochs
 
     def schedule(self, organization: str) -> tuple[RootActivation, ...]:
         """See `Kms`."""
-        roots = self._group(organization).roots
-        return tuple(RootActivation(root_version=root.version, activates=root.activates) for root in roots)
+        return self._group(organization).schedule
 
     def intake_kek(self, epoch: int | None = None) -> tuple[int, Secret]:
         """See `Kms`."""

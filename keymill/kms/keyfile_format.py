@@ -13,6 +13,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +22,7 @@ import msgspec
 from keymill.core.envelope import KEK_SIZE
 from keymill.durable import sync_folder
 from keymill.errors import Misconfigured
-from keymill.kms.provider import KekState
+from keymill.kms.provider import KekEpoch, KekState, RootActivation
 
 ROOT_SIZE: Final = 32
 FORMAT: Final = 1
@@ -48,11 +49,21 @@ class Kek(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     state: KekState = KekState.ACTIVE
 
 
-class Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """What an organization has; both lists ascend."""
 
     roots: tuple[Root, ...]
     keks: tuple[Kek, ...]
+
+    @cached_property
+    def schedule(self) -> tuple[RootActivation, ...]:
+        """Of its roots, made once: every event asks for it."""
+        return tuple(RootActivation(root_version=root.version, activates=root.activates) for root in self.roots)
+
+    @cached_property
+    def epochs(self) -> tuple[KekEpoch, ...]:
+        """Of its KEKs, likewise."""
+        return tuple(KekEpoch(epoch=kek.epoch, state=kek.state) for kek in self.keks)
 
 
 class Content(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

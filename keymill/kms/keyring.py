@@ -24,7 +24,8 @@ class Keyring:
     def root_version_at(self, organization: str, timestamp: int) -> int:
         """The root version that a key version pins whose first event has this record timestamp (epoch ms)."""
         schedule = self._kms.schedule(organization)
-        return max(entry.root_version for entry in schedule if entry.activates <= max(timestamp, 0))
+        at = max(timestamp, 0)
+        return max([entry.root_version for entry in schedule if entry.activates <= at])
 
     def prk(self, organization: str, root_version: int) -> Secret:
         """The PRK of (organization, root version), 32 bytes."""
@@ -74,7 +75,7 @@ class Keyring:
 
     def current_epoch(self, organization: str) -> int:
         """The KEK epoch that wraps new records."""
-        return max(each.epoch for each in self._kms.epochs(organization) if each.state is KekState.ACTIVE)
+        return max([each.epoch for each in self._kms.epochs(organization) if each.state is KekState.ACTIVE])
 
     def open_epochs(self, organization: str) -> tuple[int, ...]:
         """The KEK epochs that are handed to proxies, ascending: all that are not retired."""

@@ -10,8 +10,9 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from keymill.ops.auditing import NONE, Audit, Numbers
+from keymill.ops.held import Held
 from keymill.ops.recomputed import Winners
-from keymill.ops.replaying import Held, compare
+from keymill.ops.replaying import compare
 from keymill.ops.report import Difference, Report
 from schemas.ids import asset_key, partition_key
 from schemas.records import Claim

@@ -8,10 +8,11 @@ from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
 from keymill.ops.changes import Changes
 from keymill.ops.claimed import winners_of
+from keymill.ops.held import Held
 from keymill.ops.progress import Advance
 from keymill.ops.rebuilding import lacking_to, refused_to
 from keymill.ops.replay_partitions import asset_decider, policy_decider
-from keymill.ops.replaying import Held, compare
+from keymill.ops.replaying import compare
 from keymill.ops.replaying_policies import HeldPolicies, compare_policies
 from keymill.ops.report import Report
 from keymill.ops.source import Source

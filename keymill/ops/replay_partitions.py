@@ -9,8 +9,9 @@ from functools import partial
 
 from keymill.config import ProcessorSettings
 from keymill.kms.keyring import Keyring
+from keymill.ops.held import Held
 from keymill.ops.recomputed import Winners
-from keymill.ops.replaying import WHOLE, Held, Lacking, Scope, compare, pass_over
+from keymill.ops.replaying import WHOLE, Lacking, Scope, compare, pass_over
 from keymill.ops.replaying_policies import HeldPolicies, compare_policies
 from keymill.ops.report import Report
 from keymill.ops.source import Source

@@ -10,7 +10,7 @@ import typer
 from keymill.errors import InvalidRecord
 from keymill.kafka.scan import Scanner
 from keymill.ops import source
-from keymill.ops.replaying import Held
+from keymill.ops.held import Held
 from keymill.ops.replaying_policies import HeldPolicies
 from keymill.ops.report import Report
 from keymill.ops.simulating import (
@@ -23,7 +23,6 @@ from keymill.ops.simulating import (
     root_effects,
 )
 from keymill.ops.source import Source
-from schemas.codec import decode
 from schemas.ids import is_key_set
 from schemas.records import AssetRecord
 
@@ -71,7 +70,7 @@ def _assets(assets: Source, partition: int) -> list[AssetRecord]:
     for record_key, value in assets.held(partition):
         if not is_key_set(record_key):
             held.add(record_key, value, Report())
-    return [decode(value, AssetRecord) for value in held.values.values()]
+    return [asset for name in list(held.values) if (asset := held.asset(name, Report())) is not None]
 
 
 def _times(assets: Source, partition: int) -> dict[tuple[int, int], int]:

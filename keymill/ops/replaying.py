@@ -6,17 +6,16 @@ partition at a time is complete in itself.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from contextlib import suppress
 from itertools import islice
 from typing import Final, NamedTuple
 
 from keymill.errors import InvalidRecord
+from keymill.ops.held import Held
 from keymill.ops.recomputed import NOBODY, Recomputed, Winners
 from keymill.ops.report import Report
 from keymill.ops.verifying import same_keys
-from keymill.snapshot import peek
 from schemas import topics
-from schemas.codec import decode, encode
+from schemas.codec import encode
 from schemas.ids import is_key_set, partition_key
 from schemas.records import AssetRecord, DeadLetter
 from streams.decide import Decider
@@ -35,55 +34,6 @@ def pass_over(_record_key: bytes, _value: bytes) -> None:
 
 _EVERY: Final = Run(topic=topics.ASSETS.name, partition=0, generation=0, epoch=0, start=0, end=0, records=(), size=0)
 """A replay is one run without end; nobody commits it."""
-
-
-class Held:
-    """
-    The newest record of every record key of one partition of the key topic.
-
-    `wrong` are the record keys whose newest record is a tombstone or cannot be read: reported, and judged no further.
-    """
-
-    def __init__(self, partition: int) -> None:
-        self.partition = partition
-        self.values: dict[bytes, bytes] = {}
-        self.applied: dict[bytes, tuple[int, int]] = {}
-        self.wrong: set[bytes] = set()
-        self.newest = (0, -1)
-
-    def add(self, record_key: bytes, value: bytes | None, report: Report) -> None:
-        """Take a record in topic order."""
-        self.wrong.discard(record_key)
-        if value is None:
-            self._refuse(record_key, "a tombstone: keys are revoked, never deleted", report)
-            return
-        self.values[record_key] = value
-        if not is_key_set(record_key):
-            try:
-                self.applied[record_key] = _applied(record_key, value)
-            except InvalidRecord as error:
-                self._refuse(record_key, str(error), report)
-                return
-            self.newest = max(self.newest, self.applied[record_key])
-
-    def pass_by(self, record_key: bytes, value: bytes | None) -> None:
-        """See a record that is not asked about, which tells all the same how far the processors have come."""
-        if value is not None and not is_key_set(record_key):
-            with suppress(InvalidRecord):
-                self.newest = max(self.newest, _applied(record_key, value))
-
-    def _refuse(self, record_key: bytes, detail: str, report: Report) -> None:
-        report.note("different", record_key, detail)
-        self.wrong.add(record_key)
-        self.values.pop(record_key, None)
-
-
-def _applied(record_key: bytes, value: bytes) -> tuple[int, int]:
-    organization, _, asset = record_key.partition(b"/")
-    if (found := peek.asset_peek(value, peek.text(organization) + peek.text(asset))) is not None:
-        return found.applied
-    position = decode(value, AssetRecord).applied
-    return position.generation, position.offset
 
 
 class Scope(NamedTuple):
@@ -153,7 +103,7 @@ def compare(
         _judge_key_records(again.new_key_records(), held, report, lacking)
     for record_key, asset in again.decided.assets.items():
         if record_key not in held.wrong:
-            _judge_asset(record_key, asset, held.values.get(record_key), report, lacking)
+            _judge_asset(record_key, asset, held, report, lacking)
     if not scope.later:
         for record_key in held.values.keys() - again.decided.assets.keys() - again.made:
             if not (is_key_set(record_key) and partition_key(record_key) in waiting):
@@ -185,14 +135,15 @@ def _due(
 
 
 def _is_held(event: RawRecord, held: Held, report: Report, again: Recomputed, lacking: Lacking) -> bool:
-    """Whether the state before an event is known; an asset record that is missing is told once."""
+    """Whether the state before an event is known; an asset record that is missing, or not to be read, is told once."""
     record_key = event.key or b""
-    if record_key in held.values:
-        report.identical += record_key not in again.met
-    elif record_key not in again.met and record_key not in held.wrong:
-        report.note("missing", record_key, "asset record")
-        lacking(record_key, b"")
-    again.met.add(record_key)
+    if record_key not in again.met:
+        again.met.add(record_key)
+        if record_key in held.values:
+            report.identical += held.asset(record_key, report) is not None
+        elif record_key not in held.wrong:
+            report.note("missing", record_key, "asset record")
+            lacking(record_key, b"")
     return record_key in held.values
 
 
@@ -211,16 +162,20 @@ def _is_pending(event: RawRecord, held: Held, generation: int) -> bool:
     return at > reached
 
 
-def _judge_asset(
-    record_key: bytes, expected: AssetRecord, value: bytes | None, report: Report, lacking: Lacking
-) -> None:
+def _judge_asset(record_key: bytes, expected: AssetRecord, held: Held, report: Report, lacking: Lacking) -> None:
     encoded = encode(expected)
+    value = held.values.get(record_key)
     if value == encoded:
         report.identical += 1
-    elif value is None or decode(value, AssetRecord).applied < expected.applied:
-        report.note("missing", record_key, "asset record" if value is None else "asset record is of an earlier event")
+    elif value is None:
+        report.note("missing", record_key, "asset record")
         lacking(record_key, encoded)
-    elif decode(value, AssetRecord) != expected:
+    elif (there := held.asset(record_key, report)) is None:
+        return
+    elif there.applied < expected.applied:
+        report.note("missing", record_key, "asset record is of an earlier event")
+        lacking(record_key, encoded)
+    elif there != expected:
         report.note("different", record_key, "asset record is not the fold of its events")
     else:
         report.identical += 1

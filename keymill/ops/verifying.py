@@ -5,17 +5,23 @@ A key record is compared by its bytes where it has the usual shape; what is rare
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
-from keymill.core.provisioning import GivenKey, Keys, Needed, name_key_record
+import msgspec
+
+from keymill.core.provisioning import GivenKey, Keys, Needed, name_keys, unwrapped
 from keymill.core.view import identity_of
 from keymill.snapshot import peek
 from schemas.codec import HEADER_SIZE, decode, encode
 from schemas.events import AssetEvent
-from schemas.records import AssetRecord, KeyRecord
+from schemas.records import AssetRecord, KeyOrigin, KeyRecord, TrackIdentity, TrackKey
+from schemas.values import FINGERPRINT_SIZE, KID_SIZE, LogPosition
+from schemas.writing import zigzag
 from streams.decide import Decider
 
 _EPOCH_AT: Final = HEADER_SIZE
+_TRACKS_AT: Final = _EPOCH_AT + 1
 _UNWRAPPED: Final = 0
 """The epoch of a key record that was made to be compared: no KEK has it."""
 
@@ -37,7 +43,31 @@ class Verifier(Decider):
     def _made(self, asset: AssetRecord, need: Needed, keys: Keys, given: Mapping[bytes, GivenKey]) -> bytes:
         if given:
             return super()._made(asset, need, keys, given)
-        return encode(name_key_record(asset, need, keys))
+        frame, ends = encode(unwrapped(asset, need, (), _UNWRAPPED)), _ends(need.tracks)
+        tracks = [kid + fp + end for (kid, fp), end in zip(name_keys(asset, need, keys), ends, strict=True)]
+        return b"".join((frame[:_TRACKS_AT], zigzag(len(tracks)), *tracks, frame[_TRACKS_AT:]))
+
+
+@lru_cache(maxsize=256)
+def _ends(tracks: tuple[TrackIdentity, ...]) -> tuple[bytes, ...]:
+    """What stands behind KID and fingerprint of each of these tracks: the same in most records."""
+    return tuple(map(_end, tracks))
+
+
+def _end(track: TrackIdentity) -> bytes:
+    blank = TrackKey(
+        kid=bytes(KID_SIZE),
+        fp=bytes(FINGERPRINT_SIZE),
+        label=track.label,
+        scheme=track.scheme,
+        origin=KeyOrigin.DERIVED,
+    )
+    empty = KeyRecord(
+        kek_epoch=_UNWRAPPED, tracks=(), wrapped=b"", organization="", asset="", key_version=0, root_version=0,
+        event=LogPosition(generation=0, offset=0),
+    )  # fmt: skip
+    full = encode(msgspec.structs.replace(empty, tracks=(blank,)))
+    return full[_TRACKS_AT + 1 + KID_SIZE + FINGERPRINT_SIZE : _TRACKS_AT - len(encode(empty))]
 
 
 def same_keys(held: bytes, expected: bytes) -> bool:

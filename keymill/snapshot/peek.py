@@ -23,6 +23,8 @@ _INT: Final = rb"[\x80-\xff]{0,3}+[\x00-\x7f]"
 _LONG: Final = rb"[\x80-\xff]{0,7}+[\x00-\x7f]"
 _POSITION: Final = _INT + _LONG
 _BOOLEAN: Final = rb"[\x00\x01]"
+_MORE: Final = 0x80
+"""Set in every group of a number but its last."""
 _SCHEME: Final = rb"[\x00\x02\x04\x06]"
 
 
@@ -143,6 +145,25 @@ def asset_peek(value: bytes, names: bytes) -> AssetPeek | None:
         return None
     generation, offset, versions = found.groups()
     return AssetPeek((_number(generation), _number(offset)), versions)
+
+
+def applied(value: bytes) -> tuple[int, int] | None:
+    """`applied` of an asset record of which no more is read than that; None where it does not begin as usual."""
+    if not value.startswith(_ASSET_HEADER):
+        return None
+    try:
+        asset_at = _HEADER_SIZE + 1 + (value[_HEADER_SIZE] >> 1)
+        at = asset_at + 2 + (value[asset_at] >> 1)
+        generation = value[at]
+        if (value[_HEADER_SIZE] | value[asset_at] | generation) >= _MORE:
+            return None
+        offset = shift = 0
+        while (group := value[at := at + 1]) >= _MORE:
+            offset |= (group ^ _MORE) << shift
+            shift += 7
+        return generation >> 1, (offset | group << shift) >> 1
+    except IndexError:
+        return None
 
 
 def _number(groups: bytes) -> int:

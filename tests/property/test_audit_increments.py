@@ -20,8 +20,9 @@ from keymill.core.envelope import unwrap_keys
 from keymill.kms.keyring import Keyring
 from keymill.ops.auditing import Audit
 from keymill.ops.auditing_assets import AssetPartition, News
+from keymill.ops.held import Held
 from keymill.ops.ledger import Ledger
-from keymill.ops.replaying import Held, compare
+from keymill.ops.replaying import compare
 from keymill.ops.report import Report
 from keymill.ops.verifying import Verifier
 from schemas import framing, topics

@@ -12,8 +12,8 @@ from keymill.ops.audit_following import KINDS, Looked, show
 from keymill.ops.auditing import Audit
 from keymill.ops.auditing_assets import AssetPartition, News
 from keymill.ops.auditing_copies import Copy, compare_copy, find_strangers
+from keymill.ops.held import Held
 from keymill.ops.ledger import Ledger
-from keymill.ops.replaying import Held
 from keymill.ops.replaying_policies import HeldPolicies
 from keymill.ops.report import Report
 from keymill.telemetry import AUDIT_DIFFERENCES

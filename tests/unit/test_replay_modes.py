@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,17 +12,21 @@ from keymill.core.policy import BUILT_IN_DEFAULT
 from keymill.errors import InvalidRecord
 from keymill.kms.keyring import Keyring
 from keymill.ops import replaying
+from keymill.ops.held import Held
 from keymill.ops.replay_scope import Asked, asked_assets
-from keymill.ops.replaying import Held, Scope, compare
+from keymill.ops.replaying import Scope, compare
 from keymill.ops.report import Report
 from keymill.ops.simulating import policy_effects, read_policies, read_schedules, root_effects
 from keymill.ops.verifying import Verifier, same_keys
 from schemas import framing, topics
+from schemas.codec import decode, encode
 from schemas.ids import asset_key, partition_key
 from schemas.partition import partition_for
 from schemas.policy import Policy
+from schemas.records import KeyRecord
 from tests.builders import assign, folded, ingest, rotate
 from tests.fakes import MemoryKms
+from tests.unit.test_decide import Nothing
 from tests.unit.test_replaying import HERE, KEY, PARTITIONS, World, counts, same_partition
 
 
@@ -64,6 +69,28 @@ def test_a_later_replay_tells_a_lost_asset_record_once() -> None:
     world.topic = [entry for entry in world.topic if entry[0] != KEY]
     report, lacking = compared(world, Scope(later=True), start=1)
     assert ({"identical": 2, "missing": 1}, [KEY]) == (counts(report), lacking)
+
+
+@pytest.mark.parametrize("keeps", [2, -1])
+def test_a_later_replay_tells_an_unreadable_asset_record_once(keeps: int) -> None:
+    """It is different, and what its events would give is not known: no dead letter is called for."""
+    world = World(ingest("SD"), assign(4), assign(5))
+    world.topic = [(key, (value or b"")[:keeps] if key == KEY else value) for key, value in dict(world.topic).items()]
+    report, lacking = compared(world, Scope(later=True), start=1)
+    assert ({"different": 1}, []) == (counts(report), lacking)
+
+
+def test_a_verified_key_record_is_the_processors_without_its_keys() -> None:
+    """Byte for byte: nothing is wrapped, and no KEK has the epoch."""
+    for event in (ingest("SD", "AUDIO", schemes=("cenc", "cbcs")), ingest(periods=(3, 2)), ingest()):
+        world = World(event)
+        decider = Verifier(Keyring(MemoryKms()), framing.decode_event, partitions=PARTITIONS, generation=0)
+        decided = decider.begin(replaying._EVERY)
+        decider.record(world.events[0], decided, Nothing())
+        for key, value in decided.key_records.items():
+            there = decode(dict(world.topic)[key] or b"", KeyRecord)
+            assert value == encode(msgspec.structs.replace(there, kek_epoch=0, wrapped=b""))
+        assert decided.key_records.keys() == set(world.keys())
 
 
 def test_only_the_named_assets_are_replayed() -> None:

@@ -4,7 +4,8 @@ import msgspec
 import pytest
 
 from keymill.kms.keyring import Keyring
-from keymill.ops.replaying import Held, compare
+from keymill.ops.held import Held
+from keymill.ops.replaying import compare
 from keymill.ops.report import MAX_LISTED, Report
 from schemas import framing, topics
 from schemas.codec import decode, encode
@@ -173,11 +174,12 @@ def test_an_asset_record_that_is_not_the_fold_is_different() -> None:
 
 
 @pytest.mark.parametrize("which", ["asset", "key"])
-def test_an_unreadable_record_is_different_and_nothing_else(which: str) -> None:
-    """It is counted once, and never as identical."""
+@pytest.mark.parametrize("keeps", [0, 2, 30, -1])
+def test_an_unreadable_record_is_different_and_nothing_else(which: str, keeps: int) -> None:
+    """It is counted once, and never as identical, wherever its damage begins."""
     world = World(ingest("SD"))
     broken = KEY if which == "asset" else world.keys()[0]
-    world.topic = [(key, b"\xc3\x01junk" if key == broken else value) for key, value in world.topic]
+    world.topic = [(key, (value or b"")[:keeps] if key == broken else value) for key, value in world.topic]
     report = world.replay()
     assert {"identical": 1, "different": 1} == counts(report)
     assert broken.decode() == report.differences[0].record_key

@@ -6,7 +6,7 @@ A change of any label or encoding here would change every key; schemas/golden/ke
 Source: RFC 5869 (HKDF), RFC 9562 section 5.8 (UUID version 8).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -52,17 +52,26 @@ def derive_key(prk: Secret, identity: KeyIdentity) -> DerivedKey:
 
 
 def derive(prk: Secret, preimage: bytes) -> DerivedKey:
-    """Like `derive_key`, of the identity's canonical bytes. HKDF-Expand of one block is a single HMAC (RFC 5869)."""
-    ident = len(preimage).to_bytes(4, "big") + preimage
-    kid = uuid8(_mac(prk, ident, _kid_mac))
-    block = ident + _KID_FRAME + kid + b"\x01"
-    cek, iv = _mac(prk, block, _cek_mac)[:CEK_SIZE], _mac(prk, block, _iv_mac)[:IV_SIZE]
-    return DerivedKey(kid=kid, cek=Secret(cek), iv=Secret(iv))
+    """Like `derive_key`, of the identity's canonical bytes."""
+    return derive_all(prk, [preimage])[0]
+
+
+def derive_all(prk: Secret, preimages: Iterable[bytes]) -> list[DerivedKey]:
+    """Like `derive`, of each preimage. HKDF-Expand of one block is a single HMAC (RFC 5869): a test compares."""
+    kids, ceks, ivs = prk.keyed(_kid_mac), prk.keyed(_cek_mac), prk.keyed(_iv_mac)
+    made = []
+    for preimage in preimages:
+        ident = len(preimage).to_bytes(4, "big") + preimage
+        kid = uuid8(_finished(kids, ident))
+        block = ident + _KID_FRAME + kid + b"\x01"
+        cek, iv = _finished(ceks, block)[:CEK_SIZE], _finished(ivs, block)[:IV_SIZE]
+        made.append(DerivedKey(kid=kid, cek=Secret(cek), iv=Secret(iv)))
+    return made
 
 
 def derive_kid(prk: Secret, preimage: bytes) -> bytes:
     """The KID alone."""
-    return uuid8(_mac(prk, canonical(preimage), _kid_mac))
+    return uuid8(_finished(prk.keyed(_kid_mac), canonical(preimage)))
 
 
 def derive_chosen(prk: Secret, organization: str, kid: bytes) -> DerivedKey:
@@ -111,8 +120,12 @@ def _hmac_sha256(key: bytes) -> HMAC:
     return HMAC(key, SHA256())
 
 
-def _mac(key: Secret, message: bytes, begin: Callable[[bytes], HMAC] = _hmac_sha256) -> bytes:
-    state = key.keyed(begin).copy()
+def _mac(key: Secret, message: bytes) -> bytes:
+    return _finished(key.keyed(_hmac_sha256), message)
+
+
+def _finished(begun: HMAC, message: bytes) -> bytes:
+    state = begun.copy()
     state.update(message)
     return state.finalize()
 

@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from keymill.core.derive import CEK_SIZE, IV_SIZE, fingerprint
-from keymill.core.identity import Part, canonical, canonical_name, recurring
+from keymill.core.identity import Part, canonical, canonical_name, framed, recurring
 from keymill.errors import Corrupt, InvalidRecord
 from keymill.secret import Secret
 from schemas.events import ImportedKey
@@ -59,7 +59,7 @@ def associated_data(record: KeyRecord) -> bytes:
         canonical(event.generation, event.offset, record.kek_epoch),
     ]
     for track in record.tracks:
-        pieces += (canonical(track.kid, track.fp), recurring(track.label, track.scheme, track.origin))
+        pieces += (framed(track.kid), framed(track.fp), recurring(track.label, track.scheme, track.origin))
     return b"".join(pieces)
 
 
@@ -67,7 +67,7 @@ def wrap_keys(kek: Secret, record: KeyRecord, keys: Sequence[Wrappable]) -> byte
     """Wrap *keys*, in the order of `record.tracks`: 16 + 32 bytes a track."""
     if len(keys) != len(record.tracks):
         raise ValueError("as many keys as tracks")
-    clear = b"".join(key.cek.reveal() + key.iv.reveal() for key in keys)
+    clear = b"".join([key.cek.reveal() + key.iv.reveal() for key in keys])
     return kek.keyed(AESSIV).encrypt(clear, [associated_data(record)])
 
 

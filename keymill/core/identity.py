@@ -20,18 +20,19 @@ def canonical(*parts: Part) -> bytes:
 
     Text is UTF-8, a number 8 bytes big-endian, None empty.
     """
-    return b"".join([_framed(part) if isinstance(part, bytes) else _prepared(part) for part in parts])
+    return b"".join([framed(part) if isinstance(part, bytes) else _prepared(part) for part in parts])
 
 
 @lru_cache(maxsize=4096)
 def _prepared(part: str | int | None) -> bytes:
     """Names, labels and versions come again and again: an asset's own in every one of its records."""
     if isinstance(part, int):
-        return _framed(part.to_bytes(8, "big"))
-    return _framed(part.encode() if part else b"")
+        return framed(part.to_bytes(8, "big"))
+    return framed(part.encode() if part else b"")
 
 
-def _framed(data: bytes) -> bytes:
+def framed(data: bytes) -> bytes:
+    """`canonical` of one part that is bytes."""
     return len(data).to_bytes(4, "big") + data
 
 
@@ -43,7 +44,7 @@ def recurring(*parts: Part) -> bytes:
 
 def canonical_name(organization: str, asset: str) -> bytes:
     """`canonical` of an asset's name; of organizations there are few."""
-    return recurring(organization) + _framed(asset.encode())
+    return recurring(organization) + framed(asset.encode())
 
 
 _KEY_SET: Final = canonical("keymill/key-set/v1")

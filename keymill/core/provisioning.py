@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from keymill.core.derive import derive, derive_names, fingerprint
+from keymill.core.derive import derive_all, derive_names, fingerprint
 from keymill.core.envelope import wrap_keys
 from keymill.core.identity import ALL_TRACKS, canonical, canonical_name, key_set_digest, recurring
 from keymill.core.period import period_at
@@ -135,11 +135,10 @@ def make_key_record(
     Args:
         given: by KID, the keys of the tracks that have a KID of the caller's (`keymill.core.claims`).
     """
-    made = [
-        derive(keys.prk, preimage) if track.kid is None else given[track.kid]
-        for track, preimage in zip(need.tracks, _preimages(asset, need), strict=True)
-    ]
-    tracks = tuple(
+    preimages = zip(need.tracks, _preimages(asset, need), strict=True)
+    derived = iter(derive_all(keys.prk, [preimage for track, preimage in preimages if track.kid is None]))
+    made = [next(derived) if track.kid is None else given[track.kid] for track in need.tracks]
+    tracks = [
         TrackKey(
             kid=key.kid,
             fp=fingerprint(keys.k_fp, key.kid, key.cek),
@@ -148,8 +147,8 @@ def make_key_record(
             origin=KeyOrigin.DERIVED if track.kid is None else given[track.kid].origin,
         )
         for track, key in zip(need.tracks, made, strict=True)
-    )
-    bare = unwrapped(asset, need, tracks, keys.kek_epoch)
+    ]
+    bare = unwrapped(asset, need, tuple(tracks), keys.kek_epoch)
     return msgspec.structs.replace(bare, wrapped=wrap_keys(keys.kek, bare, made))
 
 

@@ -4,7 +4,7 @@ from contextlib import suppress
 
 from keymill.errors import InvalidRecord
 from keymill.ops.report import Report
-from keymill.snapshot import peek
+from keymill.snapshot import layout, peek
 from schemas.codec import decode
 from schemas.ids import is_key_set
 from schemas.records import AssetRecord
@@ -15,7 +15,8 @@ class Held:
     The newest record of every record key of one partition of the key topic.
 
     `wrong` are the record keys whose newest record is a tombstone or cannot be read: reported, and judged no further.
-    Of an asset record only the head is read at once; the rest when somebody asks for it.
+    Of an asset record only the head is read at once; the rest when somebody asks, as `replaying.compare` does for each
+    that is not the one expected.
     """
 
     def __init__(self, partition: int) -> None:
@@ -54,6 +55,10 @@ class Held:
             self._refuse(record_key, str(error), report)
             return None
 
+    def can_be_read(self, record_key: bytes, report: Report) -> bool:
+        """Whether all of the asset record that is held can; it is reported if not."""
+        return _is_usual(record_key, self.values[record_key]) or self.asset(record_key, report) is not None
+
     def _refuse(self, record_key: bytes, detail: str, report: Report) -> None:
         report.note("different", record_key, detail)
         self.wrong.add(record_key)
@@ -65,3 +70,10 @@ def _applied(value: bytes) -> tuple[int, int]:
         return found
     position = decode(value, AssetRecord).applied
     return position.generation, position.offset
+
+
+def _is_usual(record_key: bytes, value: bytes) -> bool:
+    if len(record_key) > layout.MAX_KEY:
+        return False
+    organization, _, asset = record_key.partition(b"/")
+    return peek.is_usual_asset(value, peek.text(organization) + peek.text(asset))

@@ -25,6 +25,9 @@ _POSITION: Final = _INT + _LONG
 _BOOLEAN: Final = rb"[\x00\x01]"
 _MORE: Final = 0x80
 """Set in every group of a number but its last."""
+_NO_SIZE: Final = _MORE | 1
+"""Bits that no usual size or generation has: it is negative, or does not end."""
+_LONG_BITS: Final = 64
 _SCHEME: Final = rb"[\x00\x02\x04\x06]"
 
 
@@ -155,15 +158,16 @@ def applied(value: bytes) -> tuple[int, int] | None:
         asset_at = _HEADER_SIZE + 1 + (value[_HEADER_SIZE] >> 1)
         at = asset_at + 2 + (value[asset_at] >> 1)
         generation = value[at]
-        if (value[_HEADER_SIZE] | value[asset_at] | generation) >= _MORE:
+        if (value[_HEADER_SIZE] | value[asset_at] | generation) & _NO_SIZE:
             return None
-        offset = shift = 0
+        zigzag = shift = 0
         while (group := value[at := at + 1]) >= _MORE:
-            offset |= (group ^ _MORE) << shift
+            zigzag |= (group ^ _MORE) << shift
             shift += 7
-        return generation >> 1, (offset | group << shift) >> 1
+        zigzag |= group << shift
     except IndexError:
         return None
+    return None if zigzag & 1 or zigzag >> _LONG_BITS else (generation >> 1, zigzag >> 1)
 
 
 def _number(groups: bytes) -> int:

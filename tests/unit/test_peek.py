@@ -1,5 +1,6 @@
 """The short cuts of a bulk load against the code they stand in for."""
 
+import msgspec
 import pytest
 from confluent_kafka import murmur2
 from hypothesis import example, given, settings
@@ -24,7 +25,7 @@ from schemas.records import (
     TrackIdentity,
     TrackKey,
 )
-from schemas.values import LABELS, LogPosition, Record, Scheme
+from schemas.values import LABELS, MAX_INT, LogPosition, Record, Scheme
 from tests.view_records import VIEW_TOPICS, asset_record, key_record
 
 names = st.from_regex(r"[a-z0-9][A-Za-z0-9._~:@-]{0,100}", fullmatch=True)
@@ -174,6 +175,23 @@ def test_the_head_of_an_asset_record_is_read_as_the_codec_reads_it(record: Asset
         except InvalidRecord:
             continue
         assert applied in (None, (whole.generation, whole.offset))
+
+
+@pytest.mark.parametrize("generation", [-1, 0, 63, 64, MAX_INT])
+@pytest.mark.parametrize("offset", [-(2**63), -1, 0, 63, 64, 2**62, 2**63 - 1])
+def test_any_position_in_a_head_is_read_as_the_codec_reads_it(generation: int, offset: int) -> None:
+    """Or not at all."""
+    at = LogPosition(generation=generation, offset=offset)
+    value = encode(msgspec.structs.replace(asset_record("film")[1], applied=at))
+    assert peek.applied(value) in (None, (generation, offset))
+
+
+def test_a_number_that_is_too_long_is_not_read() -> None:
+    """The codec refuses it; taken for an offset, it would be above every other one of its partition."""
+    value = encode(asset_record("film")[1])
+    at = len(value.partition(b"film")[0]) + len("film") + 2  # state and generation
+    assert peek.applied(value) is not None
+    assert peek.applied(value[:at] + b"\xff" * 10 + b"\x01" + value[at:]) is None
 
 
 @pytest.mark.parametrize(

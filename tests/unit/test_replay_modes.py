@@ -13,6 +13,7 @@ from keymill.errors import InvalidRecord
 from keymill.kms.keyring import Keyring
 from keymill.ops import replaying
 from keymill.ops.held import Held
+from keymill.ops.lacking import Referred
 from keymill.ops.replay_scope import Asked, asked_assets
 from keymill.ops.replaying import Scope, compare
 from keymill.ops.report import Report
@@ -30,9 +31,9 @@ from tests.unit.test_decide import Nothing
 from tests.unit.test_replaying import HERE, KEY, PARTITIONS, World, counts, same_partition
 
 
-def compared(world: World, scope: Scope, start: int = 0) -> tuple[Report, list[bytes]]:
-    """A replay of a part, and the record keys that are lacking."""
-    report, held, lacking = Report(), Held(HERE), []
+def compared(world: World, scope: Scope, start: int = 0, *, held: Held | None = None) -> tuple[Report, list[bytes]]:
+    """A replay of a part, and the record keys that are lacking; *held* is filled."""
+    report, held, lacking = Report(), held or Held(HERE), []
     for key, value in world.topic:
         if scope.has(key):
             held.add(key, value, report)
@@ -78,6 +79,29 @@ def test_a_later_replay_tells_an_unreadable_asset_record_once(keeps: int) -> Non
     world.topic = [(key, (value or b"")[:keeps] if key == KEY else value) for key, value in dict(world.topic).items()]
     report, lacking = compared(world, Scope(later=True), start=1)
     assert ({"different": 1}, []) == (counts(report), lacking)
+
+
+@pytest.mark.parametrize("keeps", [2, -1])
+@pytest.mark.parametrize("later", [False, True])
+def test_an_unreadable_asset_record_that_no_event_touches_is_different(keeps: int, later: bool) -> None:
+    """However far it reads; so what is still held afterwards can be read, as of the policies that it refers to."""
+    other = same_partition(1)[0]
+    world = World(ingest("SD", asset=other), ingest("SD"))
+    world.topic = [(key, (value or b"")[:keeps] if b"/k/" not in key else value) for key, value in world.topic]
+    world.events = world.events[1:]
+    held = Held(HERE)
+    report, _ = compared(world, Scope(assets={asset_key("demo", other)}, later=later), held=held)
+    for record_key, value in held.values.items():
+        Referred().take(record_key, value)
+    assert (1, 0) == (report.different, report.missing)
+    assert [f"demo/{other}"] == [each.record_key for each in report.differences if each.kind == "different"]
+
+
+def test_a_later_replay_takes_any_record_key() -> None:
+    """One that no asset has, longer than any."""
+    world = World(ingest("SD"))
+    world.topic.append((b"demo/" + b"a" * 2000, dict(world.topic)[KEY]))
+    assert {} == counts(compared(world, Scope(later=True), start=1)[0])
 
 
 def test_a_verified_key_record_is_the_processors_without_its_keys() -> None:

@@ -76,7 +76,9 @@ def _outbox(running: Running) -> None:
     url = sql.parse_url(text, "outbox_url")
 
     def outbox(partitions: int) -> Source:
-        return SqlOutbox(url, settings.outbox_table, partitions=partitions, batch=settings.outbox_batch)
+        source = SqlOutbox(url, settings.outbox_table, partitions=partitions, batch=settings.outbox_batch)
+        running.pulse.watches(source.oldest.age_s)
+        return source
 
     _relay(running, outbox, settings.outbox_poll_ms / 1000)
 

@@ -1,12 +1,16 @@
 """How a running connector is getting on: written by its loop, read by whoever asks (/readyz, reports, metrics)."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from keymill import telemetry
 from keymill.kafka.positions import Slot
 from keymill.kafka.reporting import Observation
 from keymill.snapshot.observed import progress_of
+
+LATE_S: Final = 60.0
+"""A source's item that waits for so long is late: a relay that hangs has lost its locks by then."""
 
 
 class Pulse:
@@ -20,6 +24,7 @@ class Pulse:
         self._behind = 0
         self._caught_up = True
         self._notice: str | None = None
+        self._oldest_s: Callable[[], float] = lambda: 0.0
         telemetry.CONNECT_STALLED.set(0)
 
     def works(self) -> None:
@@ -40,12 +45,19 @@ class Pulse:
         self._behind, self._caught_up, self._notice = behind, caught_up, notice
         telemetry.CONNECT_BEHIND.set(behind)
 
+    def watches(self, oldest_s: Callable[[], float]) -> None:
+        """A source has an oldest row that waits, for *oldest_s* seconds; asked from any thread."""
+        self._oldest_s = oldest_s
+        telemetry.OUTBOX_OLDEST.set_function(oldest_s)
+
     def reason(self) -> str | None:
         """Why it is not ready; None when it keeps up."""
         if trouble := self._trouble or self._notice:
             return f"it cannot go on and tries again: {trouble}"
         if not self._begun:
             return "the connector is starting"
+        if (waited_s := self._oldest_s()) > LATE_S:
+            return f"it is late: the oldest row of the outbox has waited for {waited_s:.0f} s"
         return None if self._caught_up else f"it catches up: {self._behind} records are to be kept yet"
 
     def observe(self, waits_for: str | None) -> Observation:

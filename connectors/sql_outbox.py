@@ -38,6 +38,7 @@ from sqlalchemy import (
 )
 
 from connectors.contract import Batch, Item
+from connectors.outbox_oldest import OldestRow, WaitingRow
 from connectors.outbox_rows import OutboxRow, record_of
 from connectors.outbox_table import outbox_table
 from connectors.standby import Standby
@@ -68,6 +69,8 @@ class SqlOutbox:
     """
     A `Source`. Raises `Misconfigured` when the table or a column is missing, `Unavailable` without its database.
 
+    `oldest` says for how long a row has waited.
+
     Args:
         partitions: of the asset topic.
         batch: rows of one transaction, at most.
@@ -82,6 +85,7 @@ class SqlOutbox:
         self._engine = sql.open_engine(url, write=False, ours=False)
         self._table = outbox_table(MetaData(), table)
         self._connection: Connection | None = None
+        self.oldest = OldestRow()
         self._refused: list[Refused] = []
         self._places: dict[int, int] = {}
         with sql.failures(url):
@@ -119,6 +123,7 @@ class SqlOutbox:
         with sql.failures(self._url):
             self._mark(connection, offsets)
             connection.commit()
+        self.oldest.done((*offsets, *(refused.id for refused in self._refused)))
         telemetry.RELAYED.labels("sql-outbox", "relayed").inc(len(offsets))
         telemetry.RELAYED.labels("sql-outbox", "refused").inc(len(self._refused))
         for refused in self._refused[:10]:
@@ -153,16 +158,25 @@ class SqlOutbox:
             connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = '{ZOMBIE_S}s'"))
         rows = [_row(*each) for each in connection.execute(self._waiting()).all()]
         if not rows:
+            self.oldest.took_none(lambda: self._first(connection))
             return []
-        foreign: list[Any] = []
+        waiting: list[Any] = []
         if connection.dialect.name != sql.SQLITE:
             columns = self._table.c
-            query = select(columns.id, cast(columns.organization, Text), cast(columns.asset_id, Text))
-            foreign = list(connection.execute(query.where(self._pending(), columns.id <= rows[-1].id)).all())
-        taken = in_order(rows, ((_text(org), _text(asset), number) for number, org, asset in foreign))
+            names = [cast(columns[name], Text) for name in ("organization", "asset_id", "created")]
+            query = select(columns.id, *names).where(self._pending(), columns.id <= rows[-1].id)
+            waiting = list(connection.execute(query).all())
+        self.oldest.saw(WaitingRow(row.id, _text(row.created)) for row in waiting or rows)
+        taken = in_order(rows, ((_text(org), _text(asset), number) for number, org, asset, _ in waiting))
         if connection.dialect.name == sql.SQLITE:
             connection.rollback()  # the ingest system writes on while the rows are under way
         return taken
+
+    def _first(self, connection: Connection) -> list[WaitingRow]:
+        """Read without a lock, and so whoever holds it."""
+        columns = self._table.c
+        query = select(columns.id, cast(columns.created, Text)).where(self._pending()).order_by(columns.id).limit(1)
+        return [WaitingRow(number, _text(created)) for number, created in connection.execute(query)]
 
     def _waiting(self) -> Select[Any]:
         columns = self._table.c

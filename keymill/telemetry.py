@@ -89,6 +89,9 @@ CONNECT_BEHIND = Gauge("keymill_connect_behind", "Records between a sink connect
 CONNECT_STALLED = Gauge(
     "keymill_connect_stalled_seconds", "Since a connector that has to try again last moved what there was; else 0"
 )
+OUTBOX_OLDEST = Gauge(
+    "keymill_outbox_oldest_seconds", "For how long the oldest row of the SQL outbox has waited; 0 when none waits"
+)
 RELAYED = Counter(
     "keymill_relayed_total", "Items of a source connector by what became of them", ["connector", "outcome"]
 )

@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
+import httpx
 import pytest
 from confluent_kafka.admin import AdminClient
 from sqlalchemy import URL, Engine, create_engine, text
@@ -17,6 +20,7 @@ from sqlalchemy import URL, Engine, create_engine, text
 from keymill.archive.reading import ArchivedRecord, ArchiveReader
 from keymill.core.folding import fold
 from keymill.kafka.admin import adopt, create_topics, end_offsets, plan_adoption, require_topics
+from keymill.kafka.ports import free_ports
 from keymill.kafka.producer import Outgoing, Publisher
 from keymill.kafka.scan import headers_of, scan_partition
 from keymill.sql import parse_url
@@ -28,6 +32,7 @@ from schemas.records import AssetRecord
 from tests.archive_rig import logs
 from tests.broker import running_broker
 from tests.builders import at, folded, ingest
+from tests.gateway_rig import eventually
 from tests.outbox_rig import insert, make_outbox, rows_of
 from tests.postgres import fresh_database, running_postgres
 
@@ -241,6 +246,41 @@ def _check_effects(found: list[tuple[int, int, AssetEvent]], assets: list[str], 
     assert effects == {asset: list(range(number + 1)) for asset in assets}
     assert len({event.event_id for _, _, event in found}) == rows
     print(f"{rows} rows, {len(found) - rows} sent twice")
+
+
+def told(port: int) -> tuple[float, str]:
+    """The age of the oldest row in a relay's metrics, and why it is not ready; -1 until it answers."""
+    try:
+        metrics = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        reason = httpx.get(f"http://127.0.0.1:{port}/readyz").json().get("detail", "")
+    except httpx.TransportError:
+        return -1, ""
+    (age,) = re.findall(r"^keymill_outbox_oldest_seconds (\S+)$", metrics, re.MULTILINE)
+    return float(age), reason
+
+
+def test_two_relays_tell_of_a_row_that_waits(bootstrap: str, database: URL, outbox: Engine, tmp_path: Path) -> None:
+    """A session that forgot its lock: both relays tell how old the row is and that they are late, until it has gone."""
+    insert(outbox, ("stuck", "ingest", "{}"))
+    ports = list(islice(free_ports(), 2))
+    with outbox.connect() as forgotten:
+        forgotten.execute(text("UPDATE keymill_outbox SET created = now() - interval '90 seconds'"))
+        forgotten.commit()
+        forgotten.execute(text("SELECT id FROM keymill_outbox FOR UPDATE"))
+        relays = [
+            connector("sql-outbox", bootstrap, tmp_path, outbox_url=shown(database), connect_port=port)
+            for port in ports
+        ]
+        eventually(lambda: min(told(port)[0] for port in ports) > 90, WAIT_S)
+        late = [told(port) for port in ports]
+        assert all(age < 90 + WAIT_S for age, _ in late)
+        assert all("it is late: the oldest row of the outbox has waited for" in reason for _, reason in late)
+        assert waiting(outbox) == 1
+    eventually(lambda: [(0, "")] * 2 == [told(port) for port in ports], WAIT_S)
+    assert waiting(outbox) == 0
+    for relay in relays:
+        relay.terminate()
+        assert relay.wait(30) == 0
 
 
 def test_rows_are_in_the_log_within_200_ms(bootstrap: str, database: URL, outbox: Engine, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import URL, Engine, text
+from sqlalchemy.event import listen, remove
 
 from connectors.outbox_rows import OutboxRow, event_id_of, record_of
 from connectors.runner import relay
@@ -28,6 +29,9 @@ from tests.postgres import fresh_database, running_postgres
 PARTITIONS = 12
 TERMINATE = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND pid != pg_backend_pid()"""
+
+MANY_RELAYED = """INSERT INTO keymill_outbox (organization, asset_id, relayed)
+SELECT 'demo', 'film-' || n, now() FROM generate_series(1, 20000) n; ANALYZE keymill_outbox"""
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +222,80 @@ def test_two_relays_keep_each_asset_s_order(url: URL, outbox: Engine) -> None:
         by_asset.setdefault(event.asset, []).append(event.body.policy_id)
     assert sum(map(len, by_asset.values())) == 600
     assert all(ids == sorted(ids) for ids in by_asset.values())
+
+
+def age_in(outbox: Engine, seconds: int, row: int = 1) -> None:
+    """Make a row older."""
+    sqlite = outbox.dialect.name == "sqlite"
+    then = f"datetime('now', '-{seconds} seconds')" if sqlite else f"now() - interval '{seconds} seconds'"
+    run_script(outbox, f"UPDATE keymill_outbox SET created = {then} WHERE id = {row}")
+
+
+def test_age_of_the_oldest_row_is_told(url: URL, outbox: Engine) -> None:
+    """As long as it is neither relayed nor refused, also while its batch cannot be published; then 0."""
+    with closing(source_of(url, batch=1)) as source:
+        assert source.read() is None  # it has looked and will not so soon again
+        insert(outbox, ("film-1", "explode", "{}"), ("film-2", "ingest", "{}"))
+        age_in(outbox, 300, row=1)
+        age_in(outbox, 100, row=2)
+        seen = []
+        for offsets in ({}, {2: 0}):
+            assert source.read() is not None
+            source.release()
+            batch = source.read()
+            assert batch is not None
+            seen.append(source.oldest.age_s())
+            source.acknowledge(batch, offsets)
+        assert source.read() is None
+        assert [300, 100] == [pytest.approx(each, abs=5) for each in seen]
+        assert 0 == source.oldest.age_s()
+
+
+def test_age_counts_what_others_have_under_way(server: URL) -> None:
+    """A relay tells of a row that another one has locked, beside rows of its own and without any."""
+    with fresh_database(server) as url:
+        outbox = make_outbox(url)
+        insert(outbox, ("film-1", "ingest", "{}"))
+        age_in(outbox, 200)
+        with closing(source_of(url)) as one, closing(source_of(url)) as two, closing(source_of(url)) as three:
+            first = one.read()
+            insert(outbox, ("film-2", "ingest", "{}"))
+            second = two.read()
+            assert first is not None and second is not None and three.read() is None
+            assert [200] * 3 == [pytest.approx(each.oldest.age_s(), abs=5) for each in (one, two, three)]
+            one.acknowledge(first, {1: 0})
+            assert one.read() is None
+            assert 0 <= one.oldest.age_s() < 5
+            two.acknowledge(second, {2: 0})
+            assert two.read() is None
+            assert 0 == two.oldest.age_s()
+        outbox.dispose()
+
+
+def test_looking_for_the_oldest_row_costs_one_step_in_an_index(server: URL) -> None:
+    """Of a large table whose one waiting row is locked, a relay that polls looks once a second, and reads no more."""
+    with fresh_database(server) as url:
+        outbox, looks = make_outbox(url), []
+        run_script(outbox, MANY_RELAYED)
+        insert(outbox, ("film-1", "ingest", "{}"))
+
+        def note(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
+            if statement.startswith("SELECT") and "FOR UPDATE" not in statement:
+                looks.append(statement)
+
+        with outbox.begin() as other, closing(source_of(url)) as source:
+            other.execute(text("SELECT id FROM keymill_outbox WHERE relayed IS NULL FOR UPDATE"))
+            listen(Engine, "before_cursor_execute", note)
+            try:
+                assert [None] * 50 == [source.read() for _ in range(50)]
+            finally:
+                remove(Engine, "before_cursor_execute", note)
+        assert 1 == len(looks)
+        with outbox.connect() as connection:
+            asked = looks[0].replace("%(param_1)s::INTEGER", "1")
+            plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {asked}").scalars())
+        assert "Index Scan using keymill_outbox_waiting" in plan and "Sort" not in plan, plan
+        outbox.dispose()
 
 
 def test_row_that_another_relay_has_under_way_holds_its_asset_only(server: URL) -> None:

@@ -22,6 +22,7 @@ from streams.decide import Decider
 
 _EPOCH_AT: Final = HEADER_SIZE
 _TRACKS_AT: Final = _EPOCH_AT + 1
+"""Behind an epoch of one byte: their number, then KID, fingerprint and the rest of each, then the end of the array."""
 _UNWRAPPED: Final = 0
 """The epoch of a key record that was made to be compared: no KEK has it."""
 
@@ -80,7 +81,7 @@ def same_keys(held: bytes, expected: bytes) -> bool:
     if held == expected:
         return True
     if (found := peek.key_identity(held)) is not None:
-        unwrapped = expected[_EPOCH_AT] == _UNWRAPPED
-        if found == (expected[_EPOCH_AT + 1 :] if unwrapped else peek.key_identity(expected)):
+        bare = expected[_EPOCH_AT] == _UNWRAPPED
+        if found == (expected[_TRACKS_AT:] if bare else peek.key_identity(expected)):
             return True
     return identity_of(decode(held, KeyRecord)) == identity_of(decode(expected, KeyRecord))

@@ -34,6 +34,7 @@ import json, signal, sys, time
 from pathlib import Path
 from keymill.errors import KeymillError
 from keymill.kafka.embedded import EmbeddedKafka
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it puts in the background
 try:
     with EmbeddedKafka(Path(sys.argv[1])) as kafka:
         try:

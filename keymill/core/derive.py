@@ -12,7 +12,7 @@ from typing import Final
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 
-from keymill.core.identity import KeyIdentity, canonical
+from keymill.core.identity import KeyIdentity, canonical, framed
 from keymill.secret import Secret
 from schemas.values import FINGERPRINT_SIZE, KID_SIZE, Record
 
@@ -61,7 +61,7 @@ def derive_all(prk: Secret, preimages: Iterable[bytes]) -> list[DerivedKey]:
     kids, ceks, ivs = prk.keyed(_kid_mac), prk.keyed(_cek_mac), prk.keyed(_iv_mac)
     made = []
     for preimage in preimages:
-        ident = len(preimage).to_bytes(4, "big") + preimage
+        ident = framed(preimage)
         kid = uuid8(_finished(kids, ident))
         block = ident + _KID_FRAME + kid + b"\x01"
         cek, iv = _finished(ceks, block)[:CEK_SIZE], _finished(ivs, block)[:IV_SIZE]
@@ -71,7 +71,7 @@ def derive_all(prk: Secret, preimages: Iterable[bytes]) -> list[DerivedKey]:
 
 def derive_kid(prk: Secret, preimage: bytes) -> bytes:
     """The KID alone."""
-    return uuid8(_finished(prk.keyed(_kid_mac), canonical(preimage)))
+    return uuid8(_finished(prk.keyed(_kid_mac), framed(preimage)))
 
 
 def derive_chosen(prk: Secret, organization: str, kid: bytes) -> DerivedKey:
@@ -89,7 +89,7 @@ def derive_names(prk: Secret, k_fp: Secret, preimages: Iterable[bytes]) -> Itera
     """KID and fingerprint of each key that `derive` gives: what a comparison needs, for half of the work."""
     kids, ceks, marks = prk.keyed(_kid_mac), prk.keyed(_cek_mac), k_fp.keyed(_hmac_sha256)
     for preimage in preimages:
-        ident = len(preimage).to_bytes(4, "big") + preimage
+        ident = framed(preimage)
         state = kids.copy()
         state.update(ident)
         kid = uuid8(state.finalize())
@@ -143,7 +143,7 @@ def _iv_mac(key: bytes) -> HMAC:
 
 
 def _begun(key: bytes, label: bytes) -> HMAC:
-    """One that has seen the label, which is a block less for each key."""
+    """One that has seen the label: no message is put together with it again."""
     state = _hmac_sha256(key)
     state.update(label)
     return state

@@ -182,10 +182,10 @@ def _judge_others(again: Recomputed, held: Held, report: Report, waiting: Set[by
     """What no event called for is unexpected, unless *waiting* is None; asset records are read all the same."""
     for record_key in held.values.keys() - again.decided.assets.keys() - again.made - again.met:
         if is_key_set(record_key):
-            told = waiting is None or partition_key(record_key) in waiting
+            settled = waiting is None or partition_key(record_key) in waiting
         else:
-            told = not held.can_be_read(record_key, report) or waiting is None
-        if not told:
+            settled = not held.can_be_read(record_key, report) or waiting is None
+        if not settled:
             report.note("unexpected", record_key, f"no event of {topics.ASSETS.name} calls for it")
 
 

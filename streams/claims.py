@@ -4,7 +4,7 @@ KIDs that callers chose or brought, in a run: what must be claimed first, who lo
 Pure but for the KMS; `streams.provision` publishes the claims and has the run decided afresh.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from keymill import telemetry
@@ -72,9 +72,14 @@ class Claims:
 
         return own
 
-    def missing(self, event: AssetEvent, wanted: Mapping[bytes, Claim], known: Claimed) -> list[Claim]:
+    def missing(
+        self, event: AssetEvent, wanted: Mapping[bytes, Claim], known: Claimed, pending: Mapping[bytes, Claim]
+    ) -> list[Claim]:
         """
         The claims of *wanted* that nobody has made.
+
+        Args:
+            pending: by record key, what the run's events before will claim; they are taken to win.
 
         Raises:
             Reject: a KID is another's, or an imported key does not open; nothing must be claimed then.
@@ -85,19 +90,19 @@ class Claims:
                 self._opened(event.organization, kid, wish.imported)
         unclaimed = []
         for claim in wanted.values():
-            held = known.claim(claim.organization, claim.kid)
-            self._check(claim, held, known)
-            if held is None:
+            won = known.claim(claim.organization, claim.kid)
+            self._check(claim, won or pending.get(claim_key(claim.organization, claim.kid)), known)
+            if won is None:
                 unclaimed.append(claim)
         return unclaimed
 
     def given(
-        self, need: Needed, event: AssetEvent, at: LogPosition, known: Claimed, unclaimed: dict[bytes, Claim]
+        self, need: Needed, event: AssetEvent, at: LogPosition, known: Claimed, ask: Callable[[Sequence[Claim]], None]
     ) -> dict[bytes, GivenKey] | None:
         """
         By KID, the keys that callers chose or brought for a key record; None when one of them is not at hand.
 
-        A KID of the event's without a claim goes to *unclaimed*: the view may be behind the record that calls for it.
+        A KID of the event's without a claim is *ask*ed for: the view may be behind the record that calls for it.
         An imported key comes with its event, and with every repeat of it: a record that another event calls for is
         left to a repair, which brings that event.
         """
@@ -107,8 +112,7 @@ class Claims:
         for kid, track in tracks.items():
             claim, wish = known.claim(event.organization, kid), wishes.get(kid)
             if claim is None and wish is not None:
-                mine = claims.claim_of(event, track, wish, need, at)
-                unclaimed.setdefault(claim_key(event.organization, kid), mine)
+                ask([claims.claim_of(event, track, wish, need, at)])
             elif claim is None or claim.asset != event.asset:
                 _left(need, kid, "its claim is not there")
             elif (key := self._key(claim, wish.imported if wish else None)) is not None:

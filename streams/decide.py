@@ -5,7 +5,8 @@ No I/O of its own: what is held comes from a `Lookup`, keys from a `Keyring`. Ea
 key records, then the asset record as it stands after the run, or a dead letter.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 from keymill.core import claims
@@ -52,6 +53,22 @@ class Decided:
         self.key_records: dict[bytes, bytes] = {}
         self.dead_letters: list[DeadLetter] = []
         self.request_ids: dict[bytes, str] = {}
+        self._doubtful: set[bytes] = set()
+
+    def claim(self, event: AssetEvent, wanted: Sequence[Claim]) -> None:
+        """Have KIDs of an event claimed; they wait while it rests on, or loses to, what is claimed before."""
+        by_key = {claim_key(claim.organization, claim.kid): claim for claim in wanted}
+        new = by_key.keys() - self.claims.keys()
+        if len(new) == len(by_key) and self._doubtful.isdisjoint(_names(event)):
+            self.claims |= by_key
+        elif new:
+            self._doubtful |= _names(event)
+
+    def refuse(self, letter: DeadLetter, event: AssetEvent | None) -> None:
+        """Refuse a record; as long as there are claims to make, the event in it may yet be accepted."""
+        self.dead_letters.append(letter)
+        if self.claims and event is not None:
+            self._doubtful |= _names(event)
 
     def ask(self, record_key: bytes, request_id: str) -> None:
         """Note who asked for the record last; "" for nobody who said so."""
@@ -104,12 +121,12 @@ class Decider:
     def decide(self, record: RawRecord, event: AssetEvent | Reject, decided: Decided, lookup: Lookup) -> None:
         """Decide what was read from a record."""
         if isinstance(event, Reject):
-            decided.dead_letters.append(dead_letter(record, event, None, self._generation))
+            decided.refuse(dead_letter(record, event, None, self._generation), None)
             return
         try:
             self._event(event, record, decided, lookup)
         except Reject as error:
-            decided.dead_letters.append(dead_letter(record, error, event, self._generation))
+            decided.refuse(dead_letter(record, error, event, self._generation), event)
 
     def _event(self, event: AssetEvent, record: RawRecord, decided: Decided, lookup: Lookup) -> None:
         record_key = asset_key(event.organization, event.asset)
@@ -121,8 +138,10 @@ class Decider:
         folded = fold(event, at=at, held=held, root_version=root_version, derived=derived)
         if names_kids and folded.changed:
             wanted = claims.claims_of(event, folded.asset, at.position)
-            for claim in self._claims.missing(event, wanted, lookup):
-                decided.claims.setdefault(claim_key(claim.organization, claim.kid), claim)
+            decided.claim(event, self._claims.missing(event, wanted, lookup, decided.claims))
+        if decided.claims and (folded.changed or not names_kids):
+            decided.assets[record_key] = folded.asset  # for the events behind it; its keys are made in a later pass
+            return
         request_id = request_id_of(record)
         for need in needed(folded.asset, event):
             if need.record_key in decided.key_records or lookup.has(need.record_key):
@@ -144,7 +163,7 @@ class Decider:
         self, need: Needed, event: AssetEvent, at: LogPosition, changed: bool, decided: Decided, lookup: Lookup
     ) -> Mapping[bytes, GivenKey] | None:
         try:
-            return self._claims.given(need, event, at, lookup, decided.claims)
+            return self._claims.given(need, event, at, lookup, partial(decided.claim, event))
         except InvalidRecord as error:
             if changed:
                 raise
@@ -164,6 +183,12 @@ class Decider:
             return self._keyring.keys_for(event.organization, root_version)
         except UnknownKey as error:
             raise _lost(error, event) from None
+
+
+def _names(event: AssetEvent) -> set[bytes]:
+    """The record keys of an event's asset and of the claims of the KIDs that it names."""
+    kids = {claim_key(event.organization, kid) for kid in claims.wishes_of(event)}
+    return kids | {asset_key(event.organization, event.asset)}
 
 
 def _lost(error: UnknownKey, event: AssetEvent) -> Misconfigured:

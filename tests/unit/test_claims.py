@@ -1,7 +1,7 @@
 """KIDs that callers choose or bring: what the fold takes, who wins a KID, and which key it gets."""
 
 from functools import partial
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 import msgspec
@@ -64,6 +64,10 @@ class World:
 
     def take(self, event: AssetEvent, offset: int | None = None) -> Decided:
         return decide(self.decider, self.known, self.raw(event, offset))
+
+    def take_run(self, events: list[AssetEvent]) -> Decided:
+        """Events of one partition, that one fetch brought."""
+        return decide(self.decider, self.known, *(self.raw(event) for event in events))
 
     def refused(self, event: AssetEvent) -> DeadLetter:
         decided = self.take(event)
@@ -356,6 +360,50 @@ def test_whatever_is_asked_a_kid_has_one_key_one_asset_and_one_version(asked) ->
                 assert len(names) == len(set(names))
                 for key_set in version.key_sets:
                     assert any(record_key.endswith(key_set.digest.hex().encode()) for record_key in world.known.keys)
+
+
+TOGETHER = tuple(
+    islice((name for name in map(str, count()) if not partition_for(asset_key("demo", name), PARTITIONS)), 3)
+)
+"""Names of assets whose events stand on one partition."""
+KIDS = (K, L, b"m" * 16)
+RUNS = st.lists(
+    st.lists(
+        st.tuples(
+            st.sampled_from(TOGETHER),
+            st.dictionaries(st.sampled_from(("SD", "HD")), st.sampled_from((None, *KIDS)), min_size=1),
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    max_size=4,
+)
+
+
+class Raced(MemoryKnown):
+    """A `Lookup` behind the claims of another partition's processor: what that has won is read when one asks too."""
+
+    def __init__(self, kids: frozenset[bytes]) -> None:
+        super().__init__()
+        events = [chosen(("SD", kid), asset="far") for kid in kids]
+        won = [claim for event in events for claim in claims_of(event, folded(event), at(0).position).values()]
+        self.quicker = {claim_key("demo", claim.kid): claim for claim in won}
+
+    def claim_all(self, decided: Decided) -> None:
+        self.claims = {key: self.quicker.get(key, claim) for key, claim in decided.claims.items()} | self.claims
+
+
+@given(RUNS, st.frozensets(st.sampled_from(KIDS), max_size=2))
+def test_a_run_is_decided_as_its_events_one_by_one(runs, quicker: frozenset[bytes]) -> None:
+    """Whoever stands first on the partition has the KID, however many events one fetch brings."""
+    together, single = World(), World()
+    together.known, single.known = Raced(quicker), Raced(quicker)
+    for run in runs:
+        events = [chosen(*wishes.items(), asset=asset, event_id=str(n)) for n, (asset, wishes) in enumerate(run)]
+        refused = [(letter.offset, letter.reason) for letter in together.take_run(events).dead_letters]
+        letters = [letter for event in events for letter in single.take(event).dead_letters]
+        assert refused == [(letter.offset, letter.reason) for letter in letters]
+        assert together.known == single.known
 
 
 def test_refusals_are_conflicts_or_invalid() -> None:

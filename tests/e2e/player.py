@@ -16,7 +16,7 @@ from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
 from keymill.ops.token_keys import algorithm_of, key_id_of, signing_key
 from keymill.secret import Secret
-from tests.e2e.load import ORGANIZATION
+from tests.drawn import ORGANIZATION
 from tests.e2e.observe import Observer
 from tests.e2e.programs import get, wait_for
 from tests.history import Served

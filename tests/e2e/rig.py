@@ -19,7 +19,8 @@ from keymill.ops.credentials import create_organization
 from keymill.ops.tokens import ensure_token_key, put_service
 from schemas import topics
 from tests.broker import embedded_kafka
-from tests.e2e.load import ORGANIZATION, Driver
+from tests.drawn import ORGANIZATION
+from tests.e2e.load import Driver
 from tests.e2e.observe import CommitWatch, Observer
 from tests.e2e.programs import CLI, SEED, Program, wait_for
 from tests.history import Accepted, Event, Served, Violation, check

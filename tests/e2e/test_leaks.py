@@ -9,8 +9,8 @@ import pytest
 from keymill.gateway.dialects import widevine
 from keymill.ops.demo.stack import Stack
 from keymill.secret import Secret
+from tests.drawn import ORGANIZATION
 from tests.e2e.leaks import Secrets, audit_text, content_secrets, files_of, house_secrets, leaks, spellings
-from tests.e2e.load import ORGANIZATION
 from tests.e2e.player import b64, token_for
 from tests.e2e.programs import children_of, get, wait_for
 

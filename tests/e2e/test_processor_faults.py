@@ -18,7 +18,8 @@ from schemas import topics
 from schemas.codec import encode
 from schemas.ids import asset_key
 from streams.faults import POINTS
-from tests.e2e.load import ORGANIZATION, Driver
+from tests.drawn import ORGANIZATION
+from tests.e2e.load import Driver
 from tests.e2e.player import Player
 from tests.e2e.programs import Program, rng, wait_for
 from tests.e2e.rig import PARTITIONS, SESSION_S, Rig

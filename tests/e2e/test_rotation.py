@@ -28,7 +28,7 @@ from schemas.codec import decode, encode
 from schemas.ids import asset_key, is_key_set
 from schemas.operations import OwnerRequest, RequestKind
 from schemas.records import KeyRecord
-from tests.e2e.load import ORGANIZATION
+from tests.drawn import ORGANIZATION
 from tests.e2e.player import Player
 from tests.e2e.programs import CLI, get, wait_for
 from tests.e2e.rig import GROUP, PARTITIONS, Rig

@@ -24,7 +24,7 @@ from schemas import topics
 from schemas.codec import decode
 from schemas.ids import is_key_set
 from schemas.records import AssetRecord, AssetState, KeyRecord
-from tests.e2e.load import ORGANIZATION
+from tests.drawn import ORGANIZATION
 from tests.e2e.player import Player
 from tests.e2e.programs import SEED, children_of, get, rng, wait_for
 from tests.e2e.rig import PARTITIONS, Rig, watched

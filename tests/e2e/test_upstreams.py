@@ -17,8 +17,8 @@ from schemas import topics
 from schemas.codec import decode
 from schemas.ids import is_key_set
 from schemas.records import KeyRecord
+from tests.drawn import ORGANIZATION
 from tests.e2e.leaks import content_secrets, files_of, house_secrets, leaks
-from tests.e2e.load import ORGANIZATION
 from tests.e2e.player import token_for
 from tests.e2e.programs import children_of, get, wait_for
 from tests.e2e.up import keymill_up

@@ -20,8 +20,8 @@ from keymill.kms.keyring import Keyring
 from keymill.ops.credentials import Kind, create_credential
 from schemas import topics
 from schemas.partition import partition_for
+from tests.drawn import ORGANIZATION
 from tests.e2e.leaks import files_of, leaks
-from tests.e2e.load import ORGANIZATION
 from tests.e2e.player import b64, token_for, unb64
 from tests.e2e.programs import Program, get, wait_for
 from tests.e2e.rig import PARTITIONS, Rig, rig_of

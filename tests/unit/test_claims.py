@@ -4,10 +4,10 @@ from functools import partial
 from itertools import count, islice
 from pathlib import Path
 
-import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from keymill.core.claims import claims_of
 from keymill.core.derive import derive_chosen
@@ -366,18 +366,21 @@ TOGETHER = tuple(
     islice((name for name in map(str, count()) if not partition_for(asset_key("demo", name), PARTITIONS)), 3)
 )
 """Names of assets whose events stand on one partition."""
+A, B, _ = TOGETHER
 KIDS = (K, L, b"m" * 16)
-RUNS = st.lists(
-    st.lists(
-        st.tuples(
-            st.sampled_from(TOGETHER),
-            st.dictionaries(st.sampled_from(("SD", "HD")), st.sampled_from((None, *KIDS)), min_size=1),
-        ),
-        min_size=1,
-        max_size=5,
-    ),
-    max_size=4,
-)
+WISHES = st.dictionaries(st.sampled_from(("SD", "HD")), st.sampled_from((None, *KIDS)), min_size=1)
+CHOSEN = st.builds(lambda asset, wishes: chosen(*wishes.items(), asset=asset), st.sampled_from(TOGETHER), WISHES)
+BROUGHT = st.builds(
+    brought, st.sampled_from(("SD", "HD")), st.sampled_from(KIDS), st.sampled_from((CEK, OTHER_CEK)),
+    asset=st.sampled_from(TOGETHER),
+)  # fmt: skip
+LATER = st.one_of(CHOSEN, BROUGHT).map(lambda event: replace(event, body=replace(event.body, key_version=2)))
+ROTATED = st.builds(lambda asset: replace(rotate(2), asset=asset), st.sampled_from(TOGETHER))
+
+
+def runs_of(events: st.SearchStrategy[AssetEvent]) -> st.SearchStrategy[list[list[AssetEvent]]]:
+    """What several fetches bring."""
+    return st.lists(st.lists(events, min_size=1, max_size=6), max_size=4)
 
 
 class Raced(MemoryKnown):
@@ -393,17 +396,34 @@ class Raced(MemoryKnown):
         self.claims = {key: self.quicker.get(key, claim) for key, claim in decided.claims.items()} | self.claims
 
 
-@given(RUNS, st.frozensets(st.sampled_from(KIDS), max_size=2))
-def test_a_run_is_decided_as_its_events_one_by_one(runs, quicker: frozenset[bytes]) -> None:
-    """Whoever stands first on the partition has the KID, however many events one fetch brings."""
+def require_alike(runs: list[list[AssetEvent]], quicker: frozenset[bytes] = frozenset()) -> None:
+    """Runs are decided as their events one by one."""
     together, single = World(), World()
     together.known, single.known = Raced(quicker), Raced(quicker)
     for run in runs:
-        events = [chosen(*wishes.items(), asset=asset, event_id=str(n)) for n, (asset, wishes) in enumerate(run)]
+        events = [replace(event, event_id=str(number)) for number, event in enumerate(run)]
         refused = [(letter.offset, letter.reason) for letter in together.take_run(events).dead_letters]
         letters = [letter for event in events for letter in single.take(event).dead_letters]
         assert refused == [(letter.offset, letter.reason) for letter in letters]
         assert together.known == single.known
+
+
+@given(runs_of(st.one_of(CHOSEN, BROUGHT, LATER, ROTATED)))
+@example([[chosen(("SD", L), asset=A), chosen(("SD", L), asset=B), chosen(("SD", K), asset=B, key_version=2)]])
+def test_a_run_is_decided_as_its_events_one_by_one(runs) -> None:
+    """Whoever stands first on the partition has the KID, however many events one fetch brings."""
+    require_alike(runs)
+
+
+@given(runs_of(CHOSEN), st.frozensets(st.sampled_from(KIDS), max_size=2))
+@example([[chosen(("SD", L), asset=A), chosen(("SD", K), asset=A), chosen(("SD", K), asset=B)]], frozenset({L}))
+@example(
+    [[chosen(("SD", L), asset=A), chosen(("SD", K), ("HD", None), asset=A), chosen(("HD", KIDS[2]), asset=A)]],
+    frozenset({L}),
+)
+def test_so_is_one_that_another_partition_has_forestalled(runs, quicker: frozenset[bytes]) -> None:
+    """What rests on a claim that is lost claims nothing."""
+    require_alike(runs, quicker)
 
 
 def test_refusals_are_conflicts_or_invalid() -> None:
@@ -421,8 +441,8 @@ def test_a_view_keeps_the_first_claim(tmp_path: Path) -> None:
     rig = AgentRig(tmp_path / "view", topics.CLAIMS)
     try:
         (first,) = claims_of(chosen(("SD", K)), folded(chosen(("SD", K))), at(3).position).values()
-        later = msgspec.structs.replace(first, asset="other")
-        misplaced = msgspec.structs.replace(first, kid=L)
+        later = replace(first, asset="other")
+        misplaced = replace(first, kid=L)
         sent = [(K, first), (K, later), (b"m" * 16, misplaced)]
         records = [
             Outgoing(topic=rig.target, record_key=claim_key("demo", kid), value=encode(each)) for kid, each in sent
@@ -443,7 +463,7 @@ def test_a_key_that_opened_once_opens_for_nobody_else() -> None:
     """Copied into another organization's event, or under another fingerprint, it is refused after it was taken."""
     world = World(MemoryKms(names=("demo", "other")))
     world.take(brought())
-    copied = msgspec.structs.replace(brought(), organization="other")
+    copied = replace(brought(), organization="other")
     assert world.refused(copied).reason == "imported_key"
-    wish = TrackWish(label="HD", kid=K, imported=msgspec.structs.replace(imported(K, CEK), fp=b"f" * 16))
+    wish = TrackWish(label="HD", kid=K, imported=replace(imported(K, CEK), fp=b"f" * 16))
     assert world.refused(ingest(tracks=(wish,))).reason == "imported_key"

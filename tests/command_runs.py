@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from keymill.kms.keyfile import create_key_file
 from keymill.ops.backup_file import write_backup
-from keymill.ops.cli import command as keymill
+from keymill.ops.cli import application
 from keymill.ops.command_page import every_command
 from keymill.ops.recipients import make_identity
 from keymill.ops.token_keys import pem_of
@@ -26,6 +26,8 @@ FORKS: Final = """
 import gc, json, os, sys, time
 import typer.rich_utils, keymill.kafka.admin, keymill.kafka.producer  # what most of them import when they are called
 from keymill.ops import cli
+
+cli.application()
 
 folder, lines = json.load(sys.stdin)
 began, running = time.monotonic(), {}
@@ -68,7 +70,7 @@ def run_all(lines: Sequence[Sequence[str]], *, timeout_s: float = 120, **environ
     ]
 
 
-FOUND: Final = {" ".join(path): command for path, command in every_command(keymill)}
+FOUND: Final = {" ".join(path): command for path, command in every_command(application())}
 """Every command."""
 
 ORGANIZATION: Final = ("--organization", "{organization}")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any, Final
 
-from keymill.ops.cli import command as keymill
+from keymill.ops.cli import application
 from keymill.ops.exits import COMMANDS
 from keymill.ops.programs import NAMES
 
@@ -45,7 +45,7 @@ def commands_page() -> str:
     """The page."""
     names = [f"`{name}`" for name in NAMES]
     lines = [HEAD.strip().format(programs=f"{', '.join(names[:-1])} and {names[-1]}")]
-    for path, command in every_command(keymill):
+    for path, command in every_command(application()):
         lines += ["", *_section(path, command)]
     return "\n".join(lines) + "\n"
 

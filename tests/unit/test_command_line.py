@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from keymill.ops import cli
 from keymill.ops.exits import COMMANDS
 from keymill.ops.ledger import Ledger
 from keymill.ops.ledger import write as write_ledger
@@ -45,9 +47,22 @@ def mistaken() -> dict[str, Ran]:
 
 def test_the_command_line_loads_no_library_that_most_commands_do_without() -> None:
     """Each of them would cost every command a fifth of a second and more."""
-    code = f"import sys, keymill.ops.cli; print([name for name in {HEAVY} if name in sys.modules])"
+    assert [] == loaded_by("", HEAVY)
+
+
+@pytest.mark.parametrize(("name", "loads"), [("org", ["keymill.ops.org"]), ("processor", []), ("connect", [])])
+def test_a_command_loads_no_other(name: str, loads: list[str]) -> None:
+    """A program above all, of which `keymill up` starts four."""
+    commands = sorted({f"keymill.ops.{place.partition('.')[0]}" for place, _ in cli.COMMANDS.values()})
+    assert loads == loaded_by(repr(name), commands)
+
+
+def loaded_by(names: str, modules: Sequence[str]) -> list[str]:
+    """Which of the *modules* the command line loads for these commands."""
+    code = f"import sys; from keymill.ops import cli; cli.application({names})\n"
+    code += f"print(*[name for name in {modules} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "[]" == done.stdout.strip()
+    return done.stdout.split()
 
 
 def test_every_command_prints_json() -> None:

@@ -143,7 +143,7 @@ def test_a_backup_that_exists_is_seen_before_anything_is_read(tmp_path: Path) ->
 
 def test_every_command_takes_the_settings_file() -> None:
     """Named by the option or by the variable; and every one that asks brokers finds them in a data folder."""
-    found = dict(every_command(cli.command))
+    found = dict(every_command(cli.application()))
     assert len(found) > 15
     for path, each in found.items():
         options = {option: parameter for parameter in each.params for option in parameter.opts}

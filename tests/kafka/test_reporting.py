@@ -100,19 +100,19 @@ def test_a_proxy_reports_the_keks_that_all_its_workers_hold(kafka: EmbeddedKafka
 
 def test_processor_and_gateway_report(kafka: EmbeddedKafka, data: Path, tmp_path: Path) -> None:
     """Ready, with their views' positions and the KEKs that they wrap and unwrap with."""
-    environment = {"KEYMILL_INSTANCE_ID": "x", "KEYMILL_REPORT_S": "1"}
+    environment = {"KEYMILL_INSTANCE_ID": "s", "KEYMILL_REPORT_S": "1"}  # the test below takes its place in the group
     programs = {
         name: Program(name, data, kafka.bootstrap, tmp_path / f"{name}.log", **environment)
         for name in ("processor", "gateway")
     }
     try:
         for name in programs:
-            told = wait_for(lambda key=f"{name}/x": (seen := report(kafka, key)) and not seen.waits_for and seen, 40)
+            told = wait_for(lambda key=f"{name}/s": (seen := report(kafka, key)) and not seen.waits_for and seen, 40)
             assert KekEpochs(organization="demo", epochs=(1,)) in told.keks
             assert KEYS.name in {each.topic for each in told.progress}
         for name, program in programs.items():
             assert 0 == program.stop()
-            assert report(kafka, f"{name}/x").stopped, name
+            assert report(kafka, f"{name}/s").stopped, name
     finally:
         for program in programs.values():
             program.end()

@@ -1,4 +1,7 @@
-"""One `keymill up` for all e2e tests that only look at it; a test that kills or stops things starts its own."""
+"""One `keymill up` for all e2e tests that only look at it; a test that kills or stops things starts its own.
+
+It ends with the last of them: idle programs and brokers cost the tests behind a fifth of a machine.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +14,14 @@ from tests.e2e.rig import Rig, rig_of
 from tests.e2e.up import keymill_up
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def up() -> Iterator[Stack]:
     """A running `keymill up`."""
     with keymill_up() as stack:
         yield stack
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """One broker and one history for all tests of programs of their own."""
     with rig_of(tmp_path_factory.mktemp("cluster")) as rig:

@@ -35,13 +35,16 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from keymill.errors import NotReady
 from keymill.ops import access
 from keymill.ops.supervise import Child
 from keymill.ops.tokens import ensure_token_key, put_service
+from keymill.snapshot.reader import SnapshotReader
 from schemas.access import Service
 from schemas.values import DrmSystem
 from tests.broker import running_broker
 from tests.conftest import PROFILE
+from tests.e2e.programs import wait_for
 from tests.gateway_rig import ORGANIZATION, Rig, eventually, running
 from tests.license_server.licenses import challenge_of
 from tests.proxy_rig import b64, challenge
@@ -356,17 +359,14 @@ def test_proxy_that_never_caught_up(
 
 @contextmanager
 def held_back(rig: Rig, data: Path) -> Iterator[str]:
-    """A gateway whose view does not catch up: its follower stands still as soon as there is a snapshot."""
+    """A gateway whose view does not catch up: its follower stands still as soon as there is a snapshot to read."""
     environment = {"KEYMILL_BOOTSTRAP": rig.bootstrap, "KEYMILL_DATA": str(data), "KEYMILL_MAP_SIZE_GIB": "1"}
     child = Child("gateway", ["gateway"], environment | {"KEYMILL_GATEWAY_PORT": "0", "KEYMILL_PACKAGER_WAIT_S": "1"})
     child.start()
     follower = 0
     try:
-        deadline = time.monotonic() + 30
-        while not (data / "views" / "gateway" / "manifest.json").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
-        follower = follower_of(child.pid)
+        follower = wait_for(lambda: follower_of(child.pid), 30)
+        wait_for(lambda: is_readable(data / "views" / "gateway"), 30, 0.001)
         os.kill(follower, signal.SIGSTOP)
         child.wait_listening()
         yield child.url
@@ -377,14 +377,23 @@ def held_back(rig: Rig, data: Path) -> Iterator[str]:
         child.wait_stopped(time.monotonic() + 20)
 
 
+def is_readable(folder: Path) -> bool:
+    """Whether a gateway finds a view there."""
+    try:
+        SnapshotReader(folder).open(wait_s=0).close()
+    except NotReady:
+        return False
+    return True
+
+
 def follower_of(parent: int) -> int:
-    """The process id of a program's follower."""
+    """The process id of a program's follower; 0 before there is one."""
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             stat = (entry / "stat").read_text().rpartition(")")[2].split()
             if stat[1] == str(parent) and b"keymill.snapshot.follower" in (entry / "cmdline").read_bytes():
                 return int(entry.name)
-    raise AssertionError("no follower")
+    return 0
 
 
 def test_gateway_that_has_not_caught_up(rig: Rig, tmp_path: Path, seed: int, subtests: pytest.Subtests) -> None:

@@ -1,0 +1,1 @@
+"""Everything as it runs: programs as processes, real brokers, players and browsers."""

@@ -28,7 +28,7 @@ SHAKA_LICENSE_REQUEST_FAILED, SHAKA_BAD_HTTP_STATUS, SHAKA_VIDEO_ERROR = 6007, 1
 pytestmark = pytest.mark.timeout(180)
 
 
-@pytest.fixture(scope="session", params=SCHEMES)
+@pytest.fixture(scope="module", params=SCHEMES)
 def packaged(
     request: pytest.FixtureRequest, up: Stack, film: media.Film, tmp_path_factory: pytest.TempPathFactory
 ) -> Packaged:

@@ -5,7 +5,7 @@ No I/O of its own: what is held comes from a `Lookup`, keys from a `Keyring`. Ea
 key records, then the asset record as it stands after the run, or a dead letter.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Protocol
 
@@ -16,8 +16,8 @@ from keymill.errors import InvalidRecord, Misconfigured, Reject, UnknownKey
 from keymill.kms.keyring import Keyring
 from schemas.codec import encode
 from schemas.events import AssetEvent
-from schemas.ids import asset_key, claim_key
-from schemas.records import AssetRecord, Claim, DeadLetter
+from schemas.ids import asset_key
+from schemas.records import AssetRecord, DeadLetter
 from schemas.values import LogPosition
 from streams.claims import Claimed, Claims
 from streams.owner import Due
@@ -48,27 +48,17 @@ class Decided:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.claims: dict[bytes, Claim] = {}
+        self.claims = claims.Pending()
         self.assets: dict[bytes, AssetRecord] = {}
         self.key_records: dict[bytes, bytes] = {}
         self.dead_letters: list[DeadLetter] = []
         self.request_ids: dict[bytes, str] = {}
-        self._doubtful: set[bytes] = set()
-
-    def claim(self, event: AssetEvent, wanted: Sequence[Claim]) -> None:
-        """Have KIDs of an event claimed; they wait while it rests on, or loses to, what is claimed before."""
-        by_key = {claim_key(claim.organization, claim.kid): claim for claim in wanted}
-        new = by_key.keys() - self.claims.keys()
-        if len(new) == len(by_key) and self._doubtful.isdisjoint(_names(event)):
-            self.claims |= by_key
-        elif new:
-            self._doubtful |= _names(event)
 
     def refuse(self, letter: DeadLetter, event: AssetEvent | None) -> None:
-        """Refuse a record; as long as there are claims to make, the event in it may yet be accepted."""
+        """Refuse a record, with the event in it if there is one."""
         self.dead_letters.append(letter)
-        if self.claims and event is not None:
-            self._doubtful |= _names(event)
+        if event is not None:
+            self.claims.doubt(event)
 
     def ask(self, record_key: bytes, request_id: str) -> None:
         """Note who asked for the record last; "" for nobody who said so."""
@@ -138,7 +128,7 @@ class Decider:
         folded = fold(event, at=at, held=held, root_version=root_version, derived=derived)
         if names_kids and folded.changed:
             wanted = claims.claims_of(event, folded.asset, at.position)
-            decided.claim(event, self._claims.missing(event, wanted, lookup, decided.claims))
+            decided.claims.ask(event, self._claims.missing(event, wanted, lookup, decided.claims))
         if decided.claims and (folded.changed or not names_kids):
             decided.assets[record_key] = folded.asset  # for the events behind it; its keys are made in a later pass
             return
@@ -163,7 +153,7 @@ class Decider:
         self, need: Needed, event: AssetEvent, at: LogPosition, changed: bool, decided: Decided, lookup: Lookup
     ) -> Mapping[bytes, GivenKey] | None:
         try:
-            return self._claims.given(need, event, at, lookup, partial(decided.claim, event))
+            return self._claims.given(need, event, at, lookup, partial(decided.claims.ask, event))
         except InvalidRecord as error:
             if changed:
                 raise
@@ -183,12 +173,6 @@ class Decider:
             return self._keyring.keys_for(event.organization, root_version)
         except UnknownKey as error:
             raise _lost(error, event) from None
-
-
-def _names(event: AssetEvent) -> set[bytes]:
-    """The record keys of an event's asset and of the claims of the KIDs that it names."""
-    kids = {claim_key(event.organization, kid) for kid in claims.wishes_of(event)}
-    return kids | {asset_key(event.organization, event.asset)}
 
 
 def _lost(error: UnknownKey, event: AssetEvent) -> Misconfigured:

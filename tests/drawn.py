@@ -41,7 +41,7 @@ BROKEN: Final = (
 
 @dataclass
 class Title:
-    """What the driver knows of an asset."""
+    """What is known of an asset."""
 
     versions: int = 0
     chosen: bool = False

@@ -5,6 +5,7 @@ An identity of the caller's cannot hold the key, as a derived KID does, so that 
 may ask for one KID. Each asks by a `Claim`; whoever reads the log sees the same winner.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from keymill.core.provisioning import GivenKey
 from keymill.errors import Conflict
 from keymill.secret import Secret
 from schemas.events import AssetEvent, AssetIngested, TrackWish
+from schemas.ids import asset_key, claim_key
 from schemas.records import AssetRecord, Claim, KeyOrigin, KeyRecord, TrackIdentity
 from schemas.values import LogPosition, Record
 
@@ -71,6 +73,44 @@ def claim_of(event: AssetEvent, track: TrackIdentity, wish: TrackWish, version: 
         fp=wish.imported.fp if wish.imported else None,
         event=at,
     )
+
+
+class Pending(dict[bytes, Claim]):
+    """
+    By record key, the claims that a run of events calls for and nobody has made: with any, its decision is provisional.
+
+    They are made and read back, and the run is decided afresh. What rests on them, or is refused beside them, may be
+    decided otherwise then, so it claims nothing before: an event behind it must not get its KID.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._doubtful: set[bytes] = set()
+
+    def ask(self, event: AssetEvent, wanted: Sequence[Claim]) -> None:
+        """Take the claims of an event in run order, all or none of them."""
+        by_key = {claim_key(claim.organization, claim.kid): claim for claim in wanted}
+        new = by_key.keys() - self.keys()
+        if len(new) == len(by_key) and self._doubtful.isdisjoint(_names(event)):
+            self.update(by_key)
+        elif new:
+            self.doubt(event)
+
+    def doubt(self, event: AssetEvent) -> None:
+        """Let later claims of the event's asset, and of the KIDs that it names, wait while there are others to make."""
+        if self:
+            self._doubtful |= _names(event)
+
+    def clear(self) -> None:
+        """Begin anew."""
+        super().clear()
+        self._doubtful.clear()
+
+
+def _names(event: AssetEvent) -> set[bytes]:
+    """The record keys of an event's asset and of the claims of the KIDs that it names."""
+    kids = {claim_key(event.organization, kid) for kid in wishes_of(event)}
+    return kids | {asset_key(event.organization, event.asset)}
 
 
 def given_key(claim: Claim, prk: Secret, imported: ClearKey | None) -> GivenKey:

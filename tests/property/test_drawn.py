@@ -17,8 +17,6 @@ from schemas import framing, topics
 from schemas.codec import encode
 from schemas.ids import asset_key
 from schemas.partition import partition_for
-from schemas.records import KeyRecord
-from streams import decide as deciding
 from streams.decide import Decider
 from streams.runs import RawRecord
 from tests.drawn import Draw, Drawn
@@ -50,28 +48,11 @@ class Logs(Draw):
             self.to_refuse.add(place)
 
 
-class Indexed(MemoryKnown):
-    """Finds a KID's owner without looking through all keys."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.owners: dict[bytes, KeyRecord] = {}
-
-    def owner(self, organization: str, kid: bytes) -> KeyRecord | None:
-        return self.owners.get(kid)
-
-    def take(self, decided: deciding.Decided) -> None:
-        super().take(decided)
-        for key in decided.key_records:
-            for track in self.keys[key].tracks:
-                self.owners.setdefault(track.kid, self.keys[key])
-
-
 class Decided:
     """A drawn log, decided in runs of any size, the partitions taking turns in any order."""
 
     def __init__(self, seed: int) -> None:
-        draw, self.drawn, self.known = random.Random(seed), Logs(seed), Indexed()
+        draw, self.drawn, self.known = random.Random(seed), Logs(seed), MemoryKnown()
         for _ in range(EVENTS):
             self.drawn.next()
         self.refused: set[tuple[int, int]] = set()

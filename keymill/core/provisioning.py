@@ -13,7 +13,8 @@ import msgspec
 
 from keymill.core.derive import derive_all, derive_names, fingerprint
 from keymill.core.envelope import wrap_keys
-from keymill.core.identity import ALL_TRACKS, canonical, canonical_name, key_set_digest, recurring
+from keymill.core.identity import ALL_TRACKS, canonical, canonical_name, recurring
+from keymill.core.licensable import period_key
 from keymill.core.period import period_at
 from keymill.core.versions import ROTATED_PERIODS
 from keymill.secret import Secret
@@ -105,17 +106,8 @@ def _periods(version: KeyVersion, live: LivePeriods, event: AssetEvent | None) -
 
 
 def _needed_period(asset: AssetRecord, version: KeyVersion, live: LivePeriods, index: int) -> Needed:
-    digest = key_set_digest(
-        organization=asset.organization,
-        asset=asset.asset,
-        key_version=version.key_version,
-        root_version=version.root_version,
-        salt=version.salt,
-        period=index,
-        tracks=live.tracks,
-    )
     return Needed(
-        record_key=key_set_key(asset.organization, asset.asset, digest),
+        record_key=period_key(asset, version, index),
         key_version=version.key_version,
         root_version=version.root_version,
         salt=version.salt,

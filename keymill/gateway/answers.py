@@ -1,17 +1,16 @@
 """What the gateway answers about assets, made of the view's records. Pure; nothing here holds a key or a salt."""
 
 import uuid
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 
 from keymill.core.folding import DEFAULT_POLICY
-from keymill.core.identity import key_set_digest
 from schemas import topics
-from schemas.ids import key_set_key
-from schemas.records import AssetRecord, AssetState, KeyRecord, KeyVersion, PolicyRecord
+from schemas.records import AssetRecord, AssetState, CryptoPeriod, KeyRecord, KeyVersion, PolicyRecord
 from schemas.values import Record, Scheme
 
 BUILT_IN_VERSION: Final = 0
@@ -107,14 +106,39 @@ def policy_answer(policy_id: int, stored: PolicyRecord | None) -> PolicyAnswer:
     return PolicyAnswer(id=policy_id, version=BUILT_IN_VERSION if policy_id == DEFAULT_POLICY else None)
 
 
+class KeyAnswers:
+    """The tracks and crypto periods of an asset's key records, taken one by one in any order."""
+
+    def __init__(self) -> None:
+        self._static: dict[int, list[KeyRecord]] = defaultdict(list)
+        self._periods: dict[int, list[PeriodAnswer]] = defaultdict(list)
+
+    def take(self, record: KeyRecord) -> None:
+        """Add a key record."""
+        if record.period is None:
+            self._static[record.key_version].append(record)
+        else:
+            self._periods[record.key_version].append(_period(record, record.period))
+
+    def version(self, version: KeyVersion) -> VersionAnswer:
+        """What is answered about a key version, its periods ascending."""
+        return VersionAnswer(
+            key_version=version.key_version,
+            single_key=version.single_key,
+            schemes=version.schemes,
+            tracks=tracks_of(self._static[version.key_version]),
+            crypto_periods=tuple(sorted(self._periods[version.key_version], key=lambda each: each.index)),
+        )
+
+
 def asset_answer(
-    asset: AssetRecord, keys: Sequence[KeyRecord], stored: PolicyRecord | None, partition: int, offset: int
+    asset: AssetRecord, keys: KeyAnswers, stored: PolicyRecord | None, partition: int, offset: int
 ) -> AssetAnswer:
     """
     Everything about an asset.
 
     Args:
-        keys: the asset's key records.
+        keys: of the asset's key records.
         partition, offset: where the asset record stands; its events stand on the same partition.
     """
     return AssetAnswer(
@@ -126,7 +150,7 @@ def asset_answer(
         product_id=asset.product_id,
         available_from=rfc3339(asset.available_from),
         available_until=rfc3339(asset.available_until),
-        versions=tuple(_version(version, keys) for version in asset.versions),
+        versions=tuple(keys.version(version) for version in asset.versions),
         coordinates=Coordinates(
             event=Place(topic=topics.ASSETS.name, partition=partition, offset=asset.applied.offset),
             record=Place(topic=topics.KEYS.name, partition=partition, offset=offset),
@@ -147,35 +171,18 @@ def provisioned_answer(
         key_version=key_version,
         state=asset.state,
         policy=policy_answer(asset.policy_id, stored),
-        tracks=tracks_of(key_version, keys),
+        tracks=tracks_of(keys),
     )
 
 
-def tracks_of(key_version: int, keys: Sequence[KeyRecord]) -> tuple[TrackAnswer, ...]:
-    """The tracks of a key version that have one key for all time, in the order in which events brought them."""
-    mine = [record for record in keys if record.key_version == key_version and record.period is None]
-    return tuple(each for record in sorted(mine, key=lambda record: record.event) for each in _tracks(record))
+def tracks_of(keys: Iterable[KeyRecord]) -> tuple[TrackAnswer, ...]:
+    """The tracks of a key version's key records for all time, in the order in which events brought them."""
+    return tuple(each for record in sorted(keys, key=lambda record: record.event) for each in _tracks(record))
 
 
-def lacks_keys(asset: AssetRecord, keys: Sequence[KeyRecord], key_version: int) -> bool:
+def lacks_keys(version: KeyVersion, keys: Sequence[KeyRecord]) -> bool:
     """Whether a key record that the version names is not among *keys*: quarantined, or not read back yet."""
-    version = asset.versions[key_version - 1]
-    return sum(len(key_set.tracks) for key_set in version.key_sets) > len(tracks_of(key_version, keys))
-
-
-def period_key(asset: AssetRecord, version: KeyVersion, index: int) -> bytes:
-    """Record key of the key record of a crypto period; the version must have periods."""
-    assert version.live is not None
-    digest = key_set_digest(
-        organization=asset.organization,
-        asset=asset.asset,
-        key_version=version.key_version,
-        root_version=version.root_version,
-        salt=version.salt,
-        period=index,
-        tracks=version.live.tracks,
-    )
-    return key_set_key(asset.organization, asset.asset, digest)
+    return sum(len(key_set.tracks) for key_set in version.key_sets) > sum(len(record.tracks) for record in keys)
 
 
 def rfc3339(time_ms: int | None) -> str | None:
@@ -192,24 +199,12 @@ def dashed(kid: bytes) -> str:
     return str(uuid.UUID(bytes=kid))
 
 
-def _version(version: KeyVersion, keys: Sequence[KeyRecord]) -> VersionAnswer:
-    mine = [record for record in keys if record.key_version == version.key_version]
-    return VersionAnswer(
-        key_version=version.key_version,
-        single_key=version.single_key,
-        schemes=version.schemes,
-        tracks=tracks_of(version.key_version, keys),
-        crypto_periods=tuple(sorted((_period(each) for each in mine if each.period), key=lambda each: each.index)),
-    )
-
-
-def _period(record: KeyRecord) -> PeriodAnswer:
-    assert record.period is not None
+def _period(record: KeyRecord, period: CryptoPeriod) -> PeriodAnswer:
     return PeriodAnswer(
-        index=record.period.index,
+        index=period.index,
         tracks=tuple(_tracks(record)),
-        start=rfc3339(record.period.start),
-        end=rfc3339(record.period.end),
+        start=rfc3339(period.start),
+        end=rfc3339(period.end),
     )
 
 

@@ -30,9 +30,10 @@ from keymill.core.bodies import (
     request_hash,
 )
 from keymill.errors import Conflict
-from keymill.gateway.answers import AcceptedAnswer, asset_answer, lacks_keys, provisioned_answer
+from keymill.gateway.answers import AcceptedAnswer, KeyAnswers, asset_answer, lacks_keys, provisioned_answer
 from keymill.gateway.assignment import check_assignment
 from keymill.gateway.auth import authenticate
+from keymill.gateway.key_reads import of_all_time, pages
 from keymill.gateway.requests import Asked, asked_by, flag, read_limited
 from keymill.gateway.service import Service
 from keymill.gateway.waiting import Published, Settled, accepted_before
@@ -71,13 +72,14 @@ class Assets:
         with service.reader.at_once() as view:
             held = view.asset(organization, asset)
             place = view.coordinates(topics.KEYS.name, ids.asset_key(organization, asset)) if held else None
-            if held is not None and place is not None:
-                stored = view.policy(organization, held.policy_id)
-                answer = asset_answer(
-                    held, view.key_records(organization, asset), stored, place.partition, place.offset
-                )
-                return _json(200, answer)
-        raise service.missing(organization, asset)
+            stored = view.policy(organization, held.policy_id) if held else None
+        if held is None or place is None:
+            raise service.missing(organization, asset)
+        keys = KeyAnswers()
+        async for page in pages(service.reader, organization, asset):
+            for record in page:
+                keys.take(record)
+        return _json(200, asset_answer(held, keys, stored, place.partition, place.offset))
 
     async def ingest(self, request: Request, organization: str) -> Response:
         """POST an asset."""
@@ -188,11 +190,12 @@ class Assets:
         name = (published.organization, published.asset)
         with self._service.reader.at_once() as view:
             asset = view.asset(*name) or outcome.asset
-            keys = view.key_records(*name)
+            key_version = _version_of(body, asset)
+            version = asset.versions[key_version - 1]
+            keys = of_all_time(view, asset, version)
             stored = view.policy(published.organization, asset.policy_id)
         first = msgspec.structs.replace(published, position=outcome.at)
-        key_version = _version_of(body, asset)
-        if lacks_keys(asset, keys, key_version):
+        if lacks_keys(version, keys):
             return self._accepted(first)
         answer = provisioned_answer(_accepted_answer(first), key_version, asset, keys, stored)
         return _json(201, answer, {"location": _location(published)})

@@ -1,16 +1,18 @@
 """Keys and key ids that a request or a policy names: each must be its track's stored one, since keys never change."""
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Final
 
 from keymill.core.formats.azure_widevine import MessageKey, WidevineMessage
+from keymill.core.licensable import MAX_LICENSED_KEYS
 from keymill.core.period import is_licensable
 from keymill.core.policy import labels_of
 from keymill.errors import InvalidRecord
 from keymill.proxy.auth import Claims
 from keymill.proxy.keys import ProxyKeys
 from keymill.proxy.request import Reason, Refusal
-from keymill.proxy.steps import Candidate, candidates, unwrap
+from keymill.proxy.steps import Candidate, candidates, unasked, unwrap
 from keymill.snapshot.reads import Reads
 from schemas.policy import Policy
 from schemas.records import AssetRecord
@@ -31,12 +33,13 @@ def policy_of(message: WidevineMessage, asset: AssetRecord, view: Reads) -> Poli
 
 def strange_kid(asset: AssetRecord, policies: Iterable[Policy], view: Reads) -> Refusal | None:
     """Why a KID that a policy names for a track of the asset is not that track's, or None."""
-    for policy in policies:
-        for track in policy.tracks or ():
-            if track.kid is None or track.label not in labels_of(asset):
-                continue
-            if track.label not in track_labels(track.kid, asset, view):
-                return _mismatch(f"key_id {track.kid.hex()} is not of {track.label}")
+    named = [track for policy in policies for track in policy.tracks or () if track.kid is not None]
+    labels = frozenset(labels_of(asset)) if named else ()
+    for track in named:
+        if track.kid is None or track.label not in labels:
+            continue
+        if track.label not in track_labels(track.kid, asset, view):
+            return _mismatch(f"key_id {track.kid.hex()} is not of {track.label}")
     return None
 
 
@@ -66,9 +69,15 @@ def track_labels(kid: bytes, asset: AssetRecord, view: Reads) -> tuple[str, ...]
 
 
 def _meant(named: MessageKey, asset: AssetRecord, view: Reads, now_ms: int) -> list[Candidate]:
-    found = candidates(asset, None if named.kid is None else (named.kid,), view) or []
+    """The tracks that a sent key may be of: those of its KID, or what a license may hold under its label."""
+    found: Iterable[Candidate]
+    if named.kid is not None:
+        found = candidates(asset, (named.kid,), view) or []
+    else:
+        found = unasked(asset, (named.label or "",), view, now_ms)
     if named.label is not None:
-        found = [each for each in found if each[0].tracks[each[1]].label == named.label]
+        found = (each for each in found if each[0].tracks[each[1]].label == named.label)
+    found = islice(found, MAX_LICENSED_KEYS)
     return [each for each in found if each[0].period is None or is_licensable(each[0].period, now_ms)]
 
 

@@ -78,7 +78,8 @@ async def answer(dialect: Dialect, raw: RawRequest, state: ViewState, means: Mea
     4. Business rules: the token's claims, asset state, availability window, entitlement where one is required.
     5. Policy: the asset's (0 is the organization's default), with a server-side caller's overrides, tightened by
        service, token and player.
-    6. Which tracks' keys: those asked for that policy and token allow; live, of the current and the next period.
+    6. Which tracks' keys: those asked for that policy and token allow; live, of the current and the next period, and of
+       what has no clock the periods that the request names, or the newest. No other key record is read.
     7. Unwrap.
     8. Build the license server's request, or the ClearKey license.
     9. Forward it where there is a license server; a single-use token is used up by the license that comes of it.
@@ -148,7 +149,8 @@ def decide(  # noqa: PLR0911, PLR0912 every step may refuse
             return asked
         if request.kid is not None:
             asked = Asked(kids=None, persistent=asked.persistent)
-        chosen = steps.choose(asset, asked, grant, view, state, clear=request.hls)
+        named = steps.named_periods(request, asset, view) if asked.kids is None else ()
+        chosen = steps.choose(asset, asked, grant, view, state, clear=request.hls, named=named)
         if isinstance(chosen, Refusal):
             return chosen
         # (7)

@@ -4,10 +4,11 @@ The steps of the license procedure: what each looks up in the view and asks the 
 What a view lacks while it is behind or cut off may exist all the same: then no step says "not found", but "not ready".
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from keymill.core.credentials import ORGANIZATION_ID
+from keymill.core.licensable import MAX_LICENSED_KEYS, NamedPeriod, licensable
 from keymill.core.policy import Grant
 from keymill.errors import Corrupt
 from keymill.proxy.auth import Claims
@@ -94,31 +95,42 @@ def find_asset(request: LicenseRequest, organization: str, view: Reads, state: V
 
 
 def choose(
-    asset: AssetRecord, asked: Asked, granted: Grant, view: Reads, state: ViewState, *, clear: bool = False
+    asset: AssetRecord,
+    asked: Asked,
+    granted: Grant,
+    view: Reads,
+    state: ViewState,
+    *,
+    clear: bool = False,
+    named: Collection[NamedPeriod] = (),
 ) -> list[Candidate] | Refusal:
     """
     Of the asset's keys those that were asked for and are granted, in the asked order; none left is a refusal.
 
     Args:
         clear: the key is to be handed out as it is (`Grant.covers`).
+        named: crypto periods that the request names, for a challenge that names no KID.
     """
     if asked.persistent and not granted.policy.can_persist:
         return Refusal(reason=Reason.PERSISTENCE_DENIED, message="the asset's policy does not allow stored licenses")
-    found = candidates(asset, asked.kids, view)
-    if found is None:
-        return absent(state, Reason.UNKNOWN_KID, "none of the KIDs is known")
-    chosen = [each for each in found if granted.covers(each[0], each[0].tracks[each[1]].label, clear=clear)]
+    if asked.kids is None:
+        found: Iterable[Candidate] = unasked(asset, granted.tracks, view, granted.now_ms, named)
+    else:
+        located = candidates(asset, asked.kids, view)
+        if located is None:
+            return absent(state, Reason.UNKNOWN_KID, "none of the KIDs is known")
+        found = located
+    covered = (each for each in found if granted.covers(each[0], each[0].tracks[each[1]].label, clear=clear))
+    chosen = list(covered if asked.kids is not None else _at_most(MAX_LICENSED_KEYS, covered))
     return chosen or Refusal(reason=Reason.NO_KEY_ALLOWED, message="policy and token allow none of these keys")
 
 
-def candidates(asset: AssetRecord, kids: Sequence[bytes] | None, view: Reads) -> list[Candidate] | None:
-    """The asset's keys among *kids*, or all when *kids* is None; None when no KID is known to the organization."""
-    if kids is None:
-        records = view.key_records(asset.organization, asset.asset)
-        return [(record, index) for record in records for index in range(len(record.tracks))]
+def candidates(asset: AssetRecord, kids: Iterable[bytes], view: Reads) -> list[Candidate] | None:
+    """The asset's keys among *kids*, in their order; None when no KID is known to the organization."""
     located: dict[bytes, list[Candidate]] = {}
+    wanted = dict.fromkeys(kids)
     known = False
-    for kid in kids:
+    for kid in wanted:
         if kid in located:
             continue
         owner = view.owner(asset.organization, kid)
@@ -127,7 +139,38 @@ def candidates(asset: AssetRecord, kids: Sequence[bytes] | None, view: Reads) ->
         if record is not None:
             for index, track in enumerate(record.tracks):  # mostly the other KIDs stand in the same record
                 located.setdefault(track.kid, []).append((record, index))
-    return [candidate for kid in kids for candidate in located.get(kid, ())] if known else None
+    return [candidate for kid in wanted for candidate in located.get(kid, ())] if known else None
+
+
+def unasked(
+    asset: AssetRecord, labels: Collection[str], view: Reads, now_ms: int, named: Collection[NamedPeriod] = ()
+) -> Iterator[Candidate]:
+    """The keys of these tracks that a license may hold whose challenge names none, read one record at a time."""
+    for record_key in licensable(asset, labels=labels, now_ms=now_ms, named=named):
+        if (record := view.key_record(record_key)) is not None:
+            yield from ((record, index) for index in range(len(record.tracks)))
+
+
+def named_periods(request: LicenseRequest, asset: AssetRecord, view: Reads) -> frozenset[NamedPeriod]:
+    """The crypto periods of the asset whose KIDs stand in the request beside its challenge."""
+    kids = list(request.message.kids if request.message else ())
+    if request.kid is not None:
+        kids.append(request.kid)
+    return frozenset(
+        NamedPeriod(record.key_version, record.period.index)
+        for record, _ in candidates(asset, kids, view) or ()
+        if record.period is not None
+    )
+
+
+def _at_most(count: int, found: Iterable[Candidate]) -> Iterator[Candidate]:
+    """The first candidates of so many KIDs; nothing is read for more."""
+    kids: set[bytes] = set()
+    for record, index in found:
+        kids.add(record.tracks[index].kid)
+        if len(kids) > count:
+            return
+        yield record, index
 
 
 def unwrap(chosen: Iterable[Candidate], keys: ProxyKeys) -> tuple[GrantedKey, ...] | Refusal:

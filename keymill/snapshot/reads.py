@@ -137,9 +137,15 @@ class Reads:
                 for topic, data in cursor
             }
 
-    def scan(self, topic: str, prefix: bytes = b"") -> Iterator[tuple[bytes, Place, bytes]]:
-        """Every record of a topic by record key: record key, place, Avro bytes."""
-        for key, value in self._range(layout.RECORDS, layout.tag_of(topic) + prefix):
+    def scan(self, topic: str, prefix: bytes = b"", after: bytes = b"") -> Iterator[tuple[bytes, Place, bytes]]:
+        """
+        Every record of a topic by record key: record key, place, Avro bytes.
+
+        Args:
+            after: the record key that the scan goes on behind; empty for the first.
+        """
+        tag = layout.tag_of(topic)
+        for key, value in self._range(layout.RECORDS, tag + prefix, tag + after if after else b""):
             yield key[1:], Place(*layout.PLACE.unpack_from(value)), value[layout.PLACE_SIZE :]
 
     def rejected(self) -> list[Rejection]:
@@ -170,9 +176,12 @@ class Reads:
         value = self._get(topic.name, record_key)
         return None if value is None else _decoded(value[layout.PLACE_SIZE :], kind)
 
-    def _range(self, database: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def _range(self, database: bytes, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         with self._txn.cursor(self._handles[database]) as cursor:
-            if len(prefix) > layout.MAX_KEY or not (cursor.set_range(prefix) if prefix else cursor.first()):
+            start = max(prefix, after)
+            if len(start) > layout.MAX_KEY or not (cursor.set_range(start) if start else cursor.first()):
+                return
+            if after and cursor.key() == after and not cursor.next():
                 return
             for key, value in cursor:
                 if not key.startswith(prefix):

@@ -3,13 +3,20 @@
 import base64
 import json
 from typing import Any
+from uuid import UUID
 
 import jwt
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keymill.proxy.upstream.entitlement_message import certificate_message, encrypted_key, license_message
+from keymill.proxy.upstream.entitlement_message import (
+    MAX_MESSAGE,
+    certificate_message,
+    encrypted_key,
+    license_message,
+)
 from keymill.proxy.upstream.entitlement_terms import unsayable, usage_policy
 from keymill.secret import Secret
 from schemas.policy import (
@@ -261,3 +268,15 @@ def test_no_clear_key_stands_in_it() -> None:
     for spelling in (cek, cek.hex().encode(), base64.b64encode(cek), KEY, base64.b64encode(KEY)):
         assert spelling not in payload
     assert json.loads(payload)
+
+
+@pytest.mark.parametrize("count", [1, 16, 128, 620])
+def test_a_message_stays_within_its_limit(count: int) -> None:
+    """It travels as a header: what does not fit is left out from the end, and the first keys are always there."""
+    keys = [msgspec.structs.replace(key(), kid=number.to_bytes(16, "big")) for number in range(1, count + 1)]
+    given = granted(Policy(can_play=True), *keys, system=DrmSystem.FAIRPLAY)
+    token = license_message(given, key=Secret(KEY), key_id=KEY_ID, expires_ms=EXPIRES_MS)
+    assert len(token) <= MAX_MESSAGE
+    inline = jwt.decode(token, KEY, algorithms=["HS256"])["message"]["content_keys_source"]["inline"]
+    assert [each["id"] for each in inline] == [str(UUID(bytes=each.kid)) for each in keys[: len(inline)]]
+    assert len(inline) == count or len(token) > MAX_MESSAGE * 0.9

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("keymill", "schemas", "streams", "connectors")
-MODULE_LINES = 250
+MODULE_LINES = 400
 FUNCTION_LINES = 30
 TEST_MODULE_LINES = 600
 """Tests are lists: long is fine, endless is not."""
@@ -79,7 +79,7 @@ def test_there_is_something_to_look_at() -> None:
 
 
 def test_modules_are_short() -> None:
-    """At most 250 lines; tests may be longer."""
+    """At most 400 lines; tests may be longer."""
     sizes = {name: len(text.splitlines()) for name, text in committed().items() if name.endswith(".py")}
     limits = {name: MODULE_LINES if name.split("/")[0] in PACKAGES else TEST_MODULE_LINES for name in sizes}
     assert {} == {name: size for name, size in sizes.items() if size > limits[name]}

@@ -69,6 +69,14 @@ class WidevineMessage(Record, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         return f"WidevineMessage(parse_only={self.parse_only}, exclusively={self.exclusively})"
 
+    @property
+    def kids(self) -> tuple[bytes, ...]:
+        """Every KID that the message names, each once, in its order."""
+        named = [track.kid for track in self.policy.tracks or ()]
+        named += [spec.kid for spec in self.by_kid]
+        named += [sent.kid for sent in self.injected]
+        return tuple(dict.fromkeys(kid for kid in named if kid is not None))
+
     def resolved(self, labels: Mapping[bytes, str]) -> Policy:
         """
         The policy with every spec under its track type.

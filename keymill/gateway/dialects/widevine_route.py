@@ -23,13 +23,14 @@ from keymill import telemetry
 from keymill.core.assignment import check_tracks
 from keymill.core.credentials import ORGANIZATION_ID, SIGNER_IV_SIZE, SIGNER_KEY_SIZE, signer_identity
 from keymill.core.envelope import unwrap_keys, unwrap_secret
+from keymill.core.licensable import period_key
 from keymill.errors import InvalidRecord, Reject, Retry, Unavailable
 from keymill.gateway import asking
-from keymill.gateway.answers import period_key
 from keymill.gateway.assignment import policy_to_assign
 from keymill.gateway.dialects import widevine
 from keymill.gateway.dialects.widevine import Asked, PackagedTrack, Refusal, Status
 from keymill.gateway.intake import Intake
+from keymill.gateway.key_reads import of_all_time
 from keymill.gateway.requests import read_limited
 from keymill.gateway.service import Service
 from keymill.gateway.waiting import Published, settled
@@ -40,7 +41,6 @@ from keymill.trail.line import GRANTED, name_of
 from schemas import topics
 from schemas.access import WidevineSigner
 from schemas.events import AssetEvent, AssetIngested, TrackWish
-from schemas.ids import key_set_key
 from schemas.records import AssetRecord, AssetState, DeadLetter, KeyRecord, KeyVersion
 
 REPUBLISH_S: Final = 0.5
@@ -146,7 +146,7 @@ class WidevineDoor:
                 raise Refusal(Status.ACCESS_DENIED, f"asset {asked.asset} is revoked")
             version = asset.versions[-1]
             if asked.periods is None:
-                return asset, _complete(_of_all_time(view, asset, version), asked)
+                return asset, _complete(of_all_time(view, asset, version), asked)
             indexes = range(asked.periods.first_index, asked.periods.first_index + asked.periods.count)
             if version.live is None or version.live.period_s != asked.periods.period_s:
                 return asset, []
@@ -195,11 +195,6 @@ def _event(organization: str, asked: Asked) -> AssetEvent:
     body = AssetIngested(tracks=wishes, policy_id=asked.policy_id, periods=asked.periods)
     now_ms = time.time_ns() // 1_000_000
     return AssetEvent(organization=organization, asset=asked.asset, event_time=now_ms, body=body)
-
-
-def _of_all_time(view: Reads, asset: AssetRecord, version: KeyVersion) -> list[KeyRecord]:
-    keys = [key_set_key(asset.organization, asset.asset, key_set.digest) for key_set in version.key_sets]
-    return [record for key in keys if (record := view.key_record(key))]
 
 
 def _of_period(view: Reads, asset: AssetRecord, version: KeyVersion, index: int) -> list[KeyRecord]:

@@ -11,7 +11,9 @@ Axinom/Axinom.Drm.PowerShell and Axinom/drm-quick-start on GitHub (how keys are 
 
 import base64
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Final
 
 import jwt
 import msgspec
@@ -21,6 +23,13 @@ from keymill.proxy.upstream.contract import Granted, GrantedKey
 from keymill.proxy.upstream.entitlement_terms import LicenseTerms, UsagePolicy, license_terms, usage_policy
 from keymill.secret import Secret
 from schemas.values import DrmSystem
+
+MAX_MESSAGE: Final = 30_000
+"""
+Characters of a message, which travels as an HTTP header: ASP.NET Core takes 32 KiB of headers in all, others less.
+
+A key takes about 200 of them, so a license of the usual eight tracks in two crypto periods takes a tenth.
+"""
 
 
 class _Key(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -50,9 +59,22 @@ class _Envelope(msgspec.Struct, frozen=True):
 
 
 def license_message(granted: Granted, *, key: Secret, key_id: str, expires_ms: int) -> str:
-    """The signed message that entitles to the granted keys under the granted policy."""
-    keys = tuple(_key(each, granted, key) for each in granted.keys)
-    labels = dict.fromkeys(each.label for each in granted.keys)
+    """
+    The signed message that entitles to the granted keys under the granted policy.
+
+    No longer than `MAX_MESSAGE`: what does not fit is left out from the end, where the oldest version's keys stand.
+    """
+    keys = granted.keys
+    while True:
+        signed = _entitling(granted, keys, key, key_id, expires_ms)
+        if len(signed) <= MAX_MESSAGE or len(keys) == 1:
+            return signed
+        keys = keys[: min(len(keys) - 1, len(keys) * MAX_MESSAGE // len(signed))]
+
+
+def _entitling(granted: Granted, granted_keys: Sequence[GrantedKey], key: Secret, key_id: str, expires_ms: int) -> str:
+    keys = tuple(_key(each, granted, key) for each in granted_keys)
+    labels = dict.fromkeys(each.label for each in granted_keys)
     message = _Message(
         type="entitlement_message",
         version=2,

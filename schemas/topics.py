@@ -135,10 +135,18 @@ CREDENTIALS: Final = Topic(
     writers=(Program.OPS,),
     readers=_READERS_OF_VIEWS,
 )
+ADOPTIONS: Final = Topic(
+    name="drm.adoptions.v1",
+    record_key="topic/name",
+    records=(records.TopicAdopted,),
+    cleanup=Cleanup.COMPACT,
+    writers=(Program.OPS,),
+    readers=_READERS_OF_VIEWS,
+)
 STATUS: Final = Topic(
     name="drm.status.v1",
-    record_key="program/instance, topic/name, or audit/last",
-    records=(records.TopicAdopted, operations.ProgramReport, operations.AuditSummary),
+    record_key="program/instance, or audit/last",
+    records=(operations.ProgramReport, operations.AuditSummary),
     cleanup=Cleanup.COMPACT,
     writers=(Program.PROCESSOR, Program.GATEWAY, Program.PROXY, Program.CONNECT, Program.OPS),
     readers=_READERS_OF_VIEWS,
@@ -196,6 +204,7 @@ CATALOGUE: Final = (
     ENTITLEMENTS,
     SERVICES,
     CREDENTIALS,
+    ADOPTIONS,
     STATUS,
     AUDIT,
     DECISIONS,

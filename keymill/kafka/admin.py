@@ -5,14 +5,19 @@ Topics as the catalogue wants them: created, checked at every start, taken over 
     adopted = require_topics(bootstrap, [ASSETS.name, KEYS.name])    # every program, before it reads or writes
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from keymill.errors import Misconfigured
 from keymill.kafka.adoption import (
+    Adoptions,
+    Ends,
+    Ground,
     Takeover,
     first_adoptions,
-    generations_known,
+    former_count,
     load_adoptions,
+    read_adoptions,
+    read_former_adoptions,
     record_adoptions,
     takeovers,
 )
@@ -32,7 +37,7 @@ from keymill.kafka.cluster import (
 from keymill.kafka.drift import COPARTITIONED, Difference, differences
 from keymill.telemetry import logger
 from schemas.records import TopicAdopted
-from schemas.topics import ASSETS, BY_NAME, CATALOGUE, PARTITIONS, STATUS
+from schemas.topics import ADOPTIONS, ASSETS, BY_NAME, CATALOGUE, PARTITIONS
 
 __all__ = [
     "Difference",
@@ -49,6 +54,7 @@ __all__ = [
     "group_state",
     "load_adoptions",
     "plan_adoption",
+    "read_adoptions",
     "require_topics",
 ]
 ALL = tuple(BY_NAME)
@@ -62,7 +68,8 @@ def create_topics(bootstrap: str, partitions: int = PARTITIONS, replicas: int = 
 
     What exists is left as it is, and its partition count decides that of a topic that joins it. Safe to repeat and to
     run twice at once: a topic without an adoption and without a record is adopted by whoever sees it. A topic that
-    took the place of an adopted one is created but not adopted.
+    took the place of an adopted one is created but not adopted. Adoptions that an earlier release has left on the
+    status topic are carried over.
     """
     with connected(bootstrap) as client:
         present = describe_with(client, ALL)
@@ -71,8 +78,9 @@ def create_topics(bootstrap: str, partitions: int = PARTITIONS, replicas: int = 
         created = create(client, missing, count, replicas)
         states = describe_with(client, ALL)
         ends = end_offsets_with(client, ALL)
-    if first := first_adoptions(states, load_adoptions(bootstrap), ends):
-        record_adoptions(bootstrap, states[STATUS.name].partitions, first)
+    ground, _ = _ground(bootstrap, states, ends)
+    if first := first_adoptions(ground):
+        record_adoptions(bootstrap, states[ADOPTIONS.name].partitions, first)
     return sorted(created)
 
 
@@ -114,7 +122,7 @@ def plan_adoption(bootstrap: str, names: Sequence[str] = (), *, generation: int 
     What `adopt` would record for these topics (all if none is named); nothing is written.
 
     Args:
-        generation: for topics whose adoptions were lost with the status topic.
+        generation: for topics whose adoptions were lost with their topic.
 
     Raises:
         Misconfigured: a topic is missing, or differs in what no adoption can mend.
@@ -125,25 +133,39 @@ def plan_adoption(bootstrap: str, names: Sequence[str] = (), *, generation: int 
     with connected(bootstrap) as client:
         states = describe_with(client, ALL)
         ends = end_offsets_with(client, states)
-    adoptions = load_adoptions(bootstrap) if STATUS.name in states else {}
     wanted = list(names) or list(ALL)
-    hopeless = [each for each in differences(wanted, states, {}) if each.fatal and each.what != "topic id"]
+    hopeless = [each for each in differences([ADOPTIONS.name, *wanted], states, {}) if _hopeless(each)]
     if hopeless:
-        raise Misconfigured("cannot adopt: " + " | ".join(map(str, hopeless)))
-    known = generations_known(states, adoptions, ends)
-    return takeovers({name: states[name] for name in wanted}, adoptions, known=known, generation=generation)
+        raise Misconfigured("cannot adopt: " + " | ".join(dict.fromkeys(map(str, hopeless))))
+    ground, hidden = _ground(bootstrap, states, ends)
+    return takeovers(ground, wanted, generation=generation, hidden=hidden)
+
+
+def _hopeless(difference: Difference) -> bool:
+    return difference.fatal and difference.what != "topic id"
 
 
 def adopt(bootstrap: str, plan: Sequence[Takeover]) -> None:
     """Record what `plan_adoption` showed; programs work with the new topic ids from their next start."""
-    partitions = describe(bootstrap, [STATUS.name])[STATUS.name].partitions
+    partitions = describe(bootstrap, [ADOPTIONS.name])[ADOPTIONS.name].partitions
     record_adoptions(bootstrap, partitions, [takeover.after for takeover in plan])
+
+
+def _ground(bootstrap: str, states: Mapping[str, TopicState], ends: Ends) -> tuple[Ground, frozenset[str]]:
+    """What adopting starts from, and the topics whose adoption must be written again."""
+    found = read_adoptions(bootstrap)
+    former = read_former_adoptions(bootstrap) if former_count(states, found.held) else {}
+    return Ground(states, found.held, former, ends), found.hidden
 
 
 def _compare(
     bootstrap: str, names: list[str], partitions: int | None, replicas: int | None
 ) -> tuple[list[Difference], dict[str, TopicAdopted]]:
     joined = set(COPARTITIONED) if set(names) & set(COPARTITIONED) else set()
-    states = describe(bootstrap, sorted({STATUS.name, *names} | joined))
-    adoptions = load_adoptions(bootstrap) if STATUS.name in states else {}
-    return differences(names, states, adoptions, partitions=partitions, replicas=replicas), adoptions
+    states = describe(bootstrap, sorted({ADOPTIONS.name, *names} | joined))
+    found = read_adoptions(bootstrap) if ADOPTIONS.name in states else Adoptions({})
+    for each in found.unreadable:
+        log.warning("record cannot be read", topic=each.topic, record=str(each), reason=each.reason)
+    # Nobody starts before the topic of adoptions is adopted, which comes last: until then some may be missing.
+    checked = list(dict.fromkeys((ADOPTIONS.name, *names)))
+    return differences(checked, states, found.held, partitions=partitions, replicas=replicas), dict(found.held)

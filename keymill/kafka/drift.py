@@ -6,7 +6,7 @@ from typing import Final
 
 from keymill.kafka.cluster import TopicState
 from schemas.records import TopicAdopted
-from schemas.topics import ASSETS, BY_NAME, DEAD_LETTERS, KEYS, POLICIES, POLICY_CHANGES, REQUESTS, Topic
+from schemas.topics import ADOPTIONS, ASSETS, BY_NAME, DEAD_LETTERS, KEYS, POLICIES, POLICY_CHANGES, REQUESTS, Topic
 
 CLEANUP: Final = "cleanup.policy"
 COPARTITIONED: Final = tuple(topic.name for topic in (ASSETS, KEYS, REQUESTS, POLICY_CHANGES, POLICIES, DEAD_LETTERS))
@@ -58,7 +58,8 @@ def differences(
                 )
             )  # fmt: skip
             continue
-        found += _adoption(state, adopted)
+        if ADOPTIONS.name in states:  # without it, that is what is wrong, and of adoptions nothing can be said
+            found += _adoption(state, adopted)
         found += _partitions(state, adopted.partitions if adopted else partitions)
         found += _configs(BY_NAME[name], state, replicas)
     return [*found, *_uneven(states)]

@@ -7,7 +7,7 @@ Only `keymill topics adopt` and the rebuild commands record such an adoption, so
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from keymill.errors import InvalidRecord, Misconfigured
+from keymill.errors import Misconfigured
 from keymill.kafka.adoption import load_adoptions
 from keymill.kafka.cluster import TopicState, describe
 from keymill.kafka.positions import Checkpoint
@@ -71,5 +71,5 @@ def taken_over(
 def _adoptions(bootstrap: str) -> dict[str, TopicAdopted]:
     try:
         return load_adoptions(bootstrap)
-    except (Misconfigured, InvalidRecord):  # no status topic, or an adoption of a later release: none that counts
+    except Misconfigured:  # no topic of adoptions: none that counts
         return {}

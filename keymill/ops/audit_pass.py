@@ -15,8 +15,10 @@ from rich.console import Console
 from keymill.config import ProcessorSettings
 from keymill.core.envelope import unwrap_keys
 from keymill.errors import Corrupt, Retry
-from keymill.kafka.admin import require_topics
+from keymill.kafka.admin import read_adoptions, require_topics
+from keymill.kafka.latest import Unreadable
 from keymill.kafka.scan import Scanner
+from keymill.kafka.status_topic import read_status
 from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
 from keymill.ops import source
@@ -182,6 +184,7 @@ def whole_pass(
                 found.let_go(partition)
             progress.step()
         found.finish()
+        found.audit.passed_over(unreadable_records(bootstrap))
         copies.find_strangers(audit, ends)
     return found
 
@@ -192,6 +195,12 @@ class _News(NamedTuple):
     claims: list[tuple[int, Message]]
     partitions: list[Came]
     policies: dict[int, Policies]
+    unreadable: tuple[Unreadable, ...]
+
+
+def unreadable_records(bootstrap: str) -> tuple[Unreadable, ...]:
+    """What nobody can read on the topics that programs read whole."""
+    return (*read_adoptions(bootstrap).unreadable, *read_status(bootstrap).unreadable)
 
 
 def read_again(found: Pass, bootstrap: str, group: str) -> _News | None:
@@ -209,12 +218,12 @@ def read_again(found: Pass, bootstrap: str, group: str) -> _News | None:
     try:
         claims, came = list(logs.claims()), [logs.came(partition) for partition in range(logs.partitions)]
         policies = {number: found.read_policies(number) for number, each in enumerate(came) if each.policies}
+        return _News(claims, came, policies, unreadable_records(bootstrap))
     except Corrupt:
         return None
     except Retry:
         logs.reset(mark)
         raise
-    return _News(claims, came, policies)
 
 
 def judge_again(found: Pass, news: _News) -> None:
@@ -225,6 +234,7 @@ def judge_again(found: Pass, news: _News) -> None:
     for partition, policies in news.policies.items():
         found.copies.changed(POLICIES, partition, found.policies(partition, policies))
     found.finish()
+    found.audit.passed_over(news.unreadable)
 
 
 def _opener(keyring: Keyring) -> Open:

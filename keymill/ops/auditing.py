@@ -5,13 +5,14 @@ Events against records is the replay's (`keymill.ops.replaying`); here the recor
 that takes another's place takes its findings away too, so that a second look costs what has changed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from keymill.core.folding import DEFAULT_POLICY
 from keymill.errors import InvalidRecord, KeymillError
+from keymill.kafka.latest import Unreadable
 from keymill.ops.auditing_kids import Claims, Kid, Kids
 from keymill.ops.findings import Findings, Place
 from keymill.ops.ledger import Ledger
@@ -81,6 +82,12 @@ class Audit:
         """Say what is wrong at a place."""
         name = record_key if isinstance(record_key, str) else record_key.decode("utf-8", "replace")
         self.findings.put(place, [Difference(kind=kind, record_key=name, detail=detail)])
+
+    def passed_over(self, records: Iterable[Unreadable]) -> None:
+        """Tell what nobody can read on the topics that programs read whole; reports of a later release are none."""
+        bad = [each for each in records if not each.newer]
+        differences = [Difference(kind="unreadable", record_key=each.record_key, detail=_where(each)) for each in bad]
+        self.findings.put(("read whole",), differences)
 
     def exchange(self, partition: int, record_key: bytes, old: bytes | None, new: bytes | None) -> None:
         """A record of the key topic has taken the place of another; None for nothing."""
@@ -214,6 +221,10 @@ class Audit:
     def policies(self) -> int:
         """How many policies are held."""
         return sum(map(len, self._policies.values()))
+
+
+def _where(each: Unreadable) -> str:
+    return f"{each.topic}-{each.partition} offset {each.offset}: {each.reason}"
 
 
 def _read(value: bytes | None, kind: type[R]) -> R | None:

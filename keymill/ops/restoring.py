@@ -43,7 +43,7 @@ def renewals(
 
     Args:
         ids: (topic id, partitions) of the topics that exist.
-        current: the adoptions that the status topic has.
+        current: the adoptions that count.
         least: generation of new topics at least; above the backup's where topics were lost once more since.
     """
     for before in saved:

@@ -15,7 +15,7 @@ from keymill.ops.progress import Advance
 from keymill.ops.restoring import NewestByKey, Renewal, decisions, renewals
 from keymill.ops.saving import SAVED, newest_records
 from schemas.records import TopicAdopted
-from schemas.topics import ASSETS, BY_NAME, STATUS
+from schemas.topics import ADOPTIONS, ASSETS, BY_NAME
 
 
 class RecordCount(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,12 +66,13 @@ def apply_topics(bootstrap: str, saved: Saved, replicas: int, *, overwrite: bool
     now = int(time.time() * 1000)
     adoptions = [_adoption(each, now) for each in _renewals(bootstrap, saved, states, least)]
     if adoptions:
-        record_adoptions(bootstrap, states[STATUS.name].partitions, adoptions)
+        record_adoptions(bootstrap, states[ADOPTIONS.name].partitions, adoptions)
+        create_topics(bootstrap)  # adopts what an older backup does not name
     return counts
 
 
 def _renewals(bootstrap: str, saved: Saved, states: dict[str, TopicState], least: int) -> Iterable[Renewal]:
-    current = load_adoptions(bootstrap) if STATUS.name in states else {}
+    current = load_adoptions(bootstrap) if ADOPTIONS.name in states else {}
     ids = {name: (state.topic_id, state.partitions) for name, state in states.items()}
     return renewals(saved.adoptions, ids, current, least)
 

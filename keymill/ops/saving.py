@@ -47,7 +47,7 @@ def gather(bootstrap: str, key_file: Path, recipients: Sequence[str], quorum: in
         Misconfigured: the key file or a topic is not what it must be: an empty topic that took the place of a lost
             one would make an empty backup.
     """
-    adopted = require_topics(bootstrap, [*(topic.name for topic in SAVED), topics.STATUS.name])
+    adopted = require_topics(bootstrap, [topic.name for topic in SAVED])
     adoptions = load_adoptions(bootstrap)
     ends = {topic.name: end_offsets(bootstrap, topic.name) for topic in SAVED}
     records: list[SavedRecord] = []

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from keymill.kafka.drift import Difference
+from keymill.kafka.latest import Unreadable
 from keymill.kafka.overview import Offsets, Overview
 from keymill.kafka.status_topic import Status
 from keymill.ops.standing_programs import KekGap, ProgramLine, kek_gaps, line_of
@@ -23,6 +24,7 @@ AUDIT_OLD_MS: Final = 8 * topics.DAY_MS
 CUT_OFF: Final = "a-view-is-behind-or-cut-off"
 ARCHIVE: Final = "the-archive-lags-or-stops"
 AUDIT: Final = "records-are-missing-or-an-audit-says-so"
+UNREADABLE: Final = "a-record-cannot-be-read"
 WORDS_MAX: Final = 3
 """Of many like concerns this many are spelt out."""
 
@@ -64,11 +66,15 @@ class Standing:
     dead_letters: int
 
 
-def judge(seen: Overview, differences: tuple[Difference, ...], status: Status, *, at: int, limits: Limits) -> Standing:
+def judge(
+    seen: Overview, differences: tuple[Difference, ...], status: Status, unreadable: tuple[Unreadable, ...] = (), *,
+    at: int, limits: Limits,
+) -> Standing:  # fmt: skip
     """
     Judge a moment.
 
     Args:
+        unreadable: records of the topics that are read whole.
         at: epoch ms.
     """
     lag = group_lag(seen)
@@ -82,7 +88,7 @@ def judge(seen: Overview, differences: tuple[Difference, ...], status: Status, *
         *_of_group(seen, lag, limits),
         *_of_programs(lines, limits),
         *_of_keks(gaps),
-        *_of_unreadable(status.unreadable),
+        *_of_unreadable(unreadable),
         *_of_audit(status.audit, at),
     )
     return Standing(
@@ -178,12 +184,16 @@ def _of_keks(gaps: tuple[KekGap, ...]) -> Iterator[Concern]:
         )
 
 
-def _of_unreadable(names: tuple[str, ...]) -> Iterator[Concern]:
-    if names:
+def _of_unreadable(records: tuple[Unreadable, ...]) -> Iterator[Concern]:
+    newer = tuple(each.record_key for each in records if each.newer)
+    if newer:
         yield Concern(
-            what=f"reports of a newer release cannot be read: {_some(names)}; use its `keymill status`",
+            what=f"reports of a newer release cannot be read: {_some(newer)}; use its `keymill status`",
             runbook="upgrading-and-the-way-back",
         )
+    bad = tuple(f"{each}: {each.reason}" for each in records if not each.newer)
+    if bad:
+        yield Concern(what=f"{len(bad)} records are passed over: {_some(bad)}", runbook=UNREADABLE)
 
 
 def _of_audit(audit: AuditSummary | None, at: int) -> Iterator[Concern]:

@@ -62,15 +62,18 @@ def look(bootstrap: str, group: str, limits: Limits) -> Standing:
     Raises:
         Unavailable: no broker answers.
     """
+    from keymill.kafka.adoption import Adoptions, read_adoptions
     from keymill.kafka.drift import differences
     from keymill.kafka.overview import overview
     from keymill.kafka.status_topic import Status, read_status
-    from schemas.topics import BY_NAME, STATUS
+    from schemas.topics import ADOPTIONS, BY_NAME, STATUS
 
     seen = overview(bootstrap, group)
-    told = read_status(bootstrap) if STATUS.name in seen.topics else Status({}, {}, None, ())
-    found = differences(BY_NAME, seen.topics, told.adoptions)
-    return judge(seen, tuple(found), told, at=time.time_ns() // 1_000_000, limits=limits)
+    told = read_status(bootstrap) if STATUS.name in seen.topics else Status({}, None, ())
+    adoptions = read_adoptions(bootstrap) if ADOPTIONS.name in seen.topics else Adoptions({})
+    found = differences(BY_NAME, seen.topics, adoptions.held)
+    unreadable = (*adoptions.unreadable, *told.unreadable)
+    return judge(seen, tuple(found), told, unreadable, at=time.time_ns() // 1_000_000, limits=limits)
 
 
 def _watch(bootstrap: str, group: str, limits: Limits, interval: float, *, as_json: bool) -> int:

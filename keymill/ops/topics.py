@@ -8,7 +8,7 @@ from keymill.config import Settings, load
 from keymill.ops.address import bootstrap_of
 from keymill.ops.listing import print_json, print_listing
 from keymill.ops.options import Bootstrap, Data, File, Json
-from schemas.topics import BY_NAME, CATALOGUE, STATUS
+from schemas.topics import ADOPTIONS, BY_NAME, CATALOGUE
 
 if TYPE_CHECKING:
     from keymill.kafka.adoption import Takeover
@@ -85,7 +85,7 @@ def adopt_command(
     data: Data = None,
     bootstrap: Bootstrap = None,
     generation: Annotated[
-        int | None, typer.Option(min=0, help="for topics whose adoptions were lost with the status topic")
+        int | None, typer.Option(min=0, help="for topics whose adoptions were lost with their topic, drm.adoptions.v1")
     ] = None,
     apply: Annotated[bool, typer.Option("--apply", help="do it; without it the plan is shown")] = False,
     as_json: Json = False,
@@ -113,7 +113,7 @@ def _rows(bootstrap: str) -> list[dict[str, Any]]:
     from keymill.kafka.admin import describe, load_adoptions
 
     states = describe(bootstrap, BY_NAME)
-    adoptions = load_adoptions(bootstrap) if STATUS.name in states else {}
+    adoptions = load_adoptions(bootstrap) if ADOPTIONS.name in states else {}
     rows = []
     for topic in CATALOGUE:
         state, adopted = states.get(topic.name), adoptions.get(topic.name)
@@ -141,6 +141,7 @@ def _print_plan(plan: "list[Takeover]", applied: bool) -> None:
     for takeover in plan:
         before, after = takeover.before, takeover.after
         former = f"id {before.topic_id}, generation {before.generation}" if before else "not adopted"
-        typer.echo(f"{after.topic}: {former} -> id {after.topic_id}, generation {after.generation}")
+        again = ", written again" if before == after else ""
+        typer.echo(f"{after.topic}: {former} -> id {after.topic_id}, generation {after.generation}{again}")
     if plan:
         typer.echo("adopted: start the programs again" if applied else "nothing is written yet: repeat with --apply")

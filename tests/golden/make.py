@@ -169,6 +169,7 @@ def partitions():
         ("drm.entitlements.v1", "demo/user@example.org/gold", "demo/user@example.org"),
         ("drm.services.v1", "demo/web/1.0", "demo"),
         ("drm.credentials.v1", "demo/self", "demo"),
+        ("drm.adoptions.v1", "topic/drm.keys.v1", "topic/drm.keys.v1"),
         ("drm.status.v1", "proxy-1", "proxy-1"),
         ("drm.audit.v1", "proxy-1", "proxy-1"),
         ("drm.decisions.v1", "proxy-1", "proxy-1"),

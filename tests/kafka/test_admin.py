@@ -29,9 +29,20 @@ from keymill.kafka.admin import (
     require_topics,
 )
 from keymill.kafka.adoption import record_adoptions
-from keymill.kafka.producer import Publisher
+from schemas.codec import encode
 from schemas.records import TopicAdopted
-from schemas.topics import ASSETS, BY_NAME, CATALOGUE, KEYS, POLICIES, POLICY_CHANGES, STATUS, Topic
+from schemas.topics import (
+    ADOPTIONS,
+    ASSETS,
+    BY_NAME,
+    CATALOGUE,
+    KEYS,
+    POLICIES,
+    POLICY_CHANGES,
+    STATUS,
+    Topic,
+    partition_of,
+)
 from tests.broker import running_broker
 
 pytestmark = pytest.mark.timeout(170)
@@ -84,6 +95,21 @@ def add_partitions(bootstrap: str, topic: str, count: int) -> None:
     with cluster.connected(bootstrap) as client:
         client.create_partitions({topic: count})
     until(lambda: describe(bootstrap, [topic])[topic].partitions == count)
+
+
+def as_it_is(bootstrap: str, topic: Topic, generation: int = 0) -> TopicAdopted:
+    """The adoption of a topic as it now is."""
+    state = describe(bootstrap, [topic.name])[topic.name]
+    return TopicAdopted(
+        topic=topic.name, topic_id=state.topic_id, generation=generation, partitions=state.partitions, adopted=1
+    )
+
+
+def put(bootstrap: str, topic: Topic, record_key: bytes, value: bytes | None) -> None:
+    """Write what anybody might have written, where its record key belongs."""
+    producer = Producer({"bootstrap.servers": bootstrap})
+    producer.produce(topic.name, value, record_key, partition_of(topic, record_key, PARTITIONS))
+    assert producer.flush(10) == 0
 
 
 def write(bootstrap: str, topic: str) -> None:
@@ -144,11 +170,9 @@ def test_an_interrupted_creation_is_finished(bare: str) -> None:
         cluster.create(client, CATALOGUE, PARTITIONS, 1)
     with pytest.raises(Misconfigured, match="nobody has taken it over"):
         require_topics(bare, [KEYS.name])
-    state = describe(bare, [STATUS.name])[STATUS.name]
-    record_adoptions(
-        bare, PARTITIONS,
-        [TopicAdopted(topic=STATUS.name, topic_id=state.topic_id, generation=0, partitions=PARTITIONS, adopted=1)],
-    )  # fmt: skip
+    record_adoptions(bare, PARTITIONS, [as_it_is(bare, ASSETS)])
+    with pytest.raises(Misconfigured, match=r"drm\.adoptions\.v1: .*nobody has taken it over"):
+        require_topics(bare, [ASSETS.name])
     assert create_topics(bare, PARTITIONS) == []
     assert require_topics(bare, ALL).keys() == BY_NAME.keys()
 
@@ -237,10 +261,10 @@ def test_a_topic_deleted_and_made_by_create_is_not_adopted(created: str) -> None
 
 
 def test_lost_adoptions_ask_for_the_generation(created: str) -> None:
-    """With the status topic the generations are lost; 0 could place new events before old ones, so nobody guesses."""
+    """With their topic the generations are lost; 0 could place new events before old ones, so nobody guesses."""
     write(created, KEYS.name)
-    delete(created, STATUS.name)
-    assert create_topics(created, PARTITIONS) == [STATUS.name]
+    delete(created, ADOPTIONS.name)
+    assert create_topics(created, PARTITIONS) == [ADOPTIONS.name]
     with pytest.raises(Misconfigured, match="nobody has taken it over"):
         require_topics(created, [ASSETS.name])
     with pytest.raises(Misconfigured, match="--generation"):
@@ -249,14 +273,43 @@ def test_lost_adoptions_ask_for_the_generation(created: str) -> None:
     assert {record.generation for record in require_topics(created, ALL).values()} == {4}
 
 
-def test_adoptions_are_found_among_reports(created: str) -> None:
-    """Programs' reports share the topic; compaction and their number do not hide an adoption."""
+def test_what_nobody_can_read_stops_nobody(created: str) -> None:
+    """Rubbish among reports and adoptions is passed over and named; only the last record of a record key counts."""
     before = load_adoptions(created)
-    publisher = Publisher(created, {STATUS.name: PARTITIONS})
-    sent = [publisher.send(STATUS.name, b"proxy-%d" % (index % 7), b"report") for index in range(5000)]
-    publisher.flush_all(sent)
-    publisher.close()
-    assert load_adoptions(created) == before
+    for topic in (STATUS, ADOPTIONS):
+        for record_key in (b"topic/drm.keys.v1", b"proxy/one", b"\x1b[31m\xff", b"audit/last"):
+            put(created, topic, record_key, b"rubbish")
+    assert load_adoptions(created) == before == require_topics(created, ALL)
+    assert keymill("topics", "check", bootstrap=created).returncode == 0
+    told = json.loads(keymill("status", "--json", bootstrap=created).stdout)
+    (said,) = [each["what"] for each in told["concerns"] if each["runbook"] == "a-record-cannot-be-read"]
+    assert said.startswith("7 records are passed over: ") and "\x1b" not in said and "(drm.adoptions.v1-" in said, said
+    for record_key in (b"proxy/one", b"\x1b[31m\xff", b"audit/last"):
+        put(created, STATUS, record_key, None)
+        put(created, ADOPTIONS, record_key, None)
+    (takeover,) = plan = plan_adoption(created)
+    assert before[KEYS.name] == takeover.before == takeover.after
+    adopt(created, plan)
+    assert [] == plan_adoption(created)
+    told = json.loads(keymill("status", "--json", bootstrap=created).stdout)
+    assert "a-record-cannot-be-read" not in {each["runbook"] for each in told["concerns"]}
+
+
+def test_adoptions_of_an_earlier_release_are_carried_over_once(created: str) -> None:
+    """From the status topic by `topics create`, by nobody else; what is written there later is not believed."""
+    write(created, KEYS.name)
+    delete(created, ADOPTIONS.name)
+    for topic in CATALOGUE:
+        if topic is not ADOPTIONS:
+            put(created, STATUS, b"topic/" + topic.name.encode(), encode(as_it_is(created, topic, 3)))
+    with pytest.raises(Misconfigured, match=r"drm\.adoptions\.v1: .*missing; run `keymill topics create`"):
+        require_topics(created, [ASSETS.name])
+    assert create_topics(created, PARTITIONS) == [ADOPTIONS.name]
+    held = require_topics(created, ALL)
+    assert dict.fromkeys(ALL, 3) | {ADOPTIONS.name: 0} == {name: each.generation for name, each in held.items()}
+    put(created, STATUS, b"topic/" + KEYS.name.encode(), encode(as_it_is(created, KEYS, 9)))
+    assert create_topics(created, PARTITIONS) == [] == plan_adoption(created)
+    assert require_topics(created, ALL) == held
 
 
 def test_end_offsets_count_open_transactions(created: str) -> None:

@@ -502,8 +502,8 @@ def test_a_replaced_topic_is_read_once_it_is_adopted(
     kafka: EmbeddedKafka, follow: Follow, sender: Sender, admin: AdminClient, tmp_path: Path
 ) -> None:
     """The view serves on and tells; adopted, the topic is read over what is held, whose keys guard on."""
-    remove(admin, topics.STATUS.name)
-    make(admin, topics.STATUS.name)
+    remove(admin, topics.ADOPTIONS.name)
+    make(admin, topics.ADOPTIONS.name)
     held, lost, changed = key_record("film"), key_record("lost"), key_record("film", seed="other", kid_of="film")
     for keyed in (asset_record("film"), held, lost, asset_record("film", 1)):  # the last one is stale
         sender.record(keyed)

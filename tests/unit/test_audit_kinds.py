@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from keymill.errors import Corrupt
+from keymill.kafka.latest import Unreadable
 from keymill.ops import ledger
 from keymill.ops.report import MAX_LISTED, Report
 from schemas.records import KeyOrigin
+from schemas.topics import STATUS
 from schemas.values import Scheme
 from tests.unit.test_auditing import audit, check, claim, given, kinds, look, named
 from tests.unit.test_ledger import FP, KID, OTHER, made
@@ -34,6 +36,16 @@ def test_all_are_counted_and_the_first_thousand_named() -> None:
     assert 1000 == MAX_LISTED == len(named(found))
     assert {"missing": 2 * (MAX_LISTED - 1), "misplaced": 3} == kinds(found)
     assert ("k0", "m0") == (named(found)[0], named(found)[-1])
+
+
+def test_records_that_nobody_can_read_are_named_until_they_are_gone() -> None:
+    """A report of a later release is none of them."""
+    found = audit()
+    bad, newer = (Unreadable(STATUS.name, 1, 7, f"proxy/{each}", "no report", bool(each)) for each in range(2))
+    found.passed_over([bad, newer])
+    assert {"unreadable": 1} == kinds(found) and ["proxy/0"] == named(found) and not found.clean()
+    found.passed_over([newer])
+    assert found.clean()
 
 
 @pytest.mark.parametrize(

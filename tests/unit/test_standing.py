@@ -11,6 +11,7 @@ from rich.console import Console
 
 from keymill.kafka.cluster import GroupState
 from keymill.kafka.drift import Difference
+from keymill.kafka.latest import Unreadable
 from keymill.kafka.overview import Overview
 from keymill.kafka.status_topic import Status
 from keymill.ops.standing import AUDIT_OLD_MS, Limits, Standing, judge
@@ -54,8 +55,13 @@ def standing(
 ) -> Standing:
     """The judgement of a cluster with one proxy and these."""
     every = (report(), *reports)
-    status = Status({}, {f"{each.program}/{each.instance}": each for each in every}, audit, given.pop("unreadable", ()))
-    return judge(overview(**given), differences, status, at=NOW, limits=Limits(lag=10))
+    status = Status({f"{each.program}/{each.instance}": each for each in every}, audit, ())
+    unreadable = given.pop("unreadable", ())
+    return judge(overview(**given), differences, status, unreadable, at=NOW, limits=Limits(lag=10))
+
+
+def unreadable(*, newer: bool = False) -> Unreadable:
+    return Unreadable("drm.status.v1", 2, 7, "x/y", "no report", newer)
 
 
 def audited(**given: Any) -> AuditSummary:
@@ -86,7 +92,11 @@ CASES: dict[str, tuple[str, Standing]] = {
         "processor/one lacks KEK epoch 2 of demo",
         standing(report("processor", keks=(KekEpochs(organization="demo", epochs=(1,)),))),
     ),
-    "an unreadable report": ("newer release", standing(unreadable=("proxy/two",))),
+    "a report of a newer release": ("newer release", standing(unreadable=(unreadable(newer=True),))),
+    "an unreadable record": (
+        "1 records are passed over: x/y (drm.status.v1-2 offset 7)",
+        standing(unreadable=(unreadable(),)),
+    ),
     "an audit with differences": ("found 3 differences", standing(audit=audited(clean=False, differences=3))),
     "an old audit": ("8 days old", standing(audit=audited(at=NOW - AUDIT_OLD_MS - 1))),
 }
@@ -135,7 +145,7 @@ def test_who_said_goodbye_or_is_long_gone_is_no_concern(given: dict[str, Any], s
 
 def test_without_a_proxy_nobody_plays() -> None:
     """A proxy that stopped in order is none."""
-    status = Status({}, {"proxy/one": report(stopped=NOW)}, None, ())
+    status = Status({"proxy/one": report(stopped=NOW)}, None, ())
     found = judge(overview(), (), status, at=NOW, limits=Limits())
     assert ["no proxy reports, so players get no license"] == [concern.what for concern in found.concerns]
 

@@ -10,6 +10,7 @@ there are few.
 from collections.abc import Iterator
 from typing import Protocol
 
+from keymill.core.folding import DEFAULT_POLICY
 from keymill.core.policy_changes import Policies, fold
 from keymill.errors import Misconfigured, Reject, UnknownKey
 from keymill.kms.keyring import Keyring
@@ -29,8 +30,8 @@ from streams.runs import RawRecord, Run
 class Lookup(Protocol):
     """What is already written, as far as this processor knows."""
 
-    def policies(self, organization: str) -> list[PolicyRecord]:
-        """Every policy record of an organization."""
+    def folded(self, organization: str) -> Policies:
+        """The policy records of an organization, looked up as they are needed."""
         ...
 
 
@@ -79,7 +80,7 @@ class Decider:
         organization = change.organization
         held = decided.policies.get(organization)
         if held is None:
-            held = decided.policies[organization] = Policies(lookup.policies(organization))
+            held = decided.policies[organization] = lookup.folded(organization)
         self._require_organization(organization, record, held)
         policy = fold(change, at=coordinates_of(record, self._generation), held=held)
         if policy is not None:
@@ -91,7 +92,7 @@ class Decider:
         try:
             self._keyring.root_version_at(organization, record.timestamp_ms)
         except UnknownKey as error:
-            if len(held):
+            if held.applied is not None:
                 message = f"policies of {organization}: {error}; restore the newest backup of the keys"
                 raise Misconfigured(message) from None
             raise UnknownKey(str(error), field="organization", code="unknown_organization") from None
@@ -105,13 +106,40 @@ class Known:
         self._overlay = overlay
         self._partitions = partitions
 
+    def folded(self, organization: str) -> Policies:
+        """See `Lookup`; the overlay is what it is now, the view is asked later and knows no less by then."""
+        return Policies(self._written(organization), _InView(self._reader, organization))
+
     def policies(self, organization: str) -> list[PolicyRecord]:
-        """See `Lookup`."""
+        """Every policy record of an organization: a repair compares them all."""
+        held = {record.policy_id: record for record in self._reader.policies(organization)}
+        held |= {record.policy_id: record for record in self._written(organization)}
+        return list(held.values())
+
+    def _written(self, organization: str) -> list[PolicyRecord]:
+        """What was written and not read back."""
         prefix = scoped_key(organization, "")
         partition = topics.partition_of(topics.POLICIES, prefix, self._partitions)
-        held = {record.policy_id: record for record in self._reader.policies(organization)}
-        held |= {record.policy_id: record for key, record in self._overlay.of(partition) if key.startswith(prefix)}
-        return list(held.values())
+        return [record for key, record in self._overlay.of(partition) if key.startswith(prefix)]
+
+
+class _InView:
+    """A `Stored` over the view: one look-up for what is asked, whatever number of policies there is."""
+
+    def __init__(self, reader: SnapshotReader, organization: str) -> None:
+        head = reader.policy_head(organization)
+        self.newest = head.newest if head else DEFAULT_POLICY
+        self.applied = head.applied if head else None
+        self._reader = reader
+        self._organization = organization
+
+    def get(self, policy_id: int) -> PolicyRecord | None:
+        """See `Stored`."""
+        return self._reader.policy(self._organization, policy_id)
+
+    def by_request(self, request_id: str) -> PolicyRecord | None:
+        """See `Stored`."""
+        return self._reader.policy_of_request(self._organization, request_id)
 
 
 class PolicyKeeper(Agent[PolicyRecord, Decided, Lookup]):

@@ -7,7 +7,9 @@ that what is durable stays what the beginning of the log calls for (`streams.pol
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
+from keymill.core.policy_changes import Policies
 from keymill.errors import Reject
 from schemas.codec import encode
 from schemas.ids import scoped_key
@@ -15,7 +17,6 @@ from schemas.operations import RepairRequest
 from schemas.records import DeadLetter, PolicyRecord
 from streams import policies
 from streams.owner import Due
-from streams.policies import Lookup
 from streams.raw import dead_letter, request_id_of
 from streams.repairs import Named, contradicted, offsets_named, request_in_place, run_over
 from streams.runs import RawRecord, Run
@@ -40,12 +41,20 @@ class Decided:
         return ([due] for due in sorted(self.records.values(), key=lambda due: _policy(due).applied))
 
 
-class _Nothing:
-    """A `Lookup` that knows of no policy: the fold begins with the first change."""
+class Lookup(Protocol):
+    """What is already written, as far as this processor knows."""
 
-    def policies(self, _organization: str) -> list[PolicyRecord]:
+    def policies(self, organization: str) -> list[PolicyRecord]:
+        """Every policy record of an organization."""
+        ...
+
+
+class _Nothing:
+    """A lookup that knows of no policy: the fold begins with the first change."""
+
+    def folded(self, _organization: str) -> Policies:
         """None."""
-        return []
+        return Policies()
 
 
 class Decider:

@@ -18,7 +18,7 @@ from schemas.codec import decode
 from schemas.ids import key_set_key
 from schemas.records import AssetRecord, DeadLetter, KeyRecord, PolicyRecord
 from schemas.values import Record
-from streams import decide_requests, policies, policy_repairs, publish
+from streams import decide_requests, policy_repairs, publish
 from streams.claimant import Kids
 from streams.owner import Owner
 from streams.publish import Agent
@@ -116,10 +116,10 @@ class Executor(Agent[T, R, L]):
         return True
 
 
-class PolicyRequester(Executor[PolicyRecord, policy_repairs.Decided, policies.Lookup]):
+class PolicyRequester(Executor[PolicyRecord, policy_repairs.Decided, policy_repairs.Lookup]):
     """Executes repairs of policies."""
 
-    def known(self, owner: Owner[PolicyRecord], partitions: int) -> policies.Lookup:
+    def known(self, owner: Owner[PolicyRecord], partitions: int) -> policy_repairs.Lookup:
         """The view alone: `settle` has it read everything back first."""
         return owner.reader
 

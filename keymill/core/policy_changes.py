@@ -7,7 +7,7 @@ highest id that exists; policy 0 exists from the start, as `policy.BUILT_IN_DEFA
 
 import hashlib
 from collections.abc import Iterable
-from typing import Final, assert_never
+from typing import Final, Protocol, assert_never
 
 import msgspec
 
@@ -28,31 +28,61 @@ deletion is never refused for size, and 1,500 for the record key, headers and fr
 """
 
 
+class Stored(Protocol):
+    """An organization's policy records where they are kept, found by id and by request id."""
+
+    @property
+    def newest(self) -> int:
+        """The highest id that exists, 0 where there is none."""
+        ...
+
+    @property
+    def applied(self) -> LogPosition | None:
+        """Where the newest change stands that was folded into any of them; None where there is none."""
+        ...
+
+    def get(self, policy_id: int) -> PolicyRecord | None:
+        """The record of a policy."""
+        ...
+
+    def by_request(self, request_id: str) -> PolicyRecord | None:
+        """The policy that the request created, or that it changed last."""
+        ...
+
+
 class Policies:
     """
     The policy records of one organization, found by id and by request id.
 
     `newest` is the highest id that exists, `applied` where the newest change stands that was folded into any of them.
+
+    Args:
+        stored: what is not among *records*; asked for what is needed, never for all.
     """
 
-    def __init__(self, records: Iterable[PolicyRecord] = ()) -> None:
+    def __init__(self, records: Iterable[PolicyRecord] = (), stored: Stored | None = None) -> None:
+        self._stored = stored
         self._by_id: dict[int, PolicyRecord] = {}
         self._by_request: dict[str, PolicyRecord] = {}
-        self.newest = DEFAULT_POLICY
-        self.applied: LogPosition | None = None
+        self.newest = stored.newest if stored else DEFAULT_POLICY
+        self.applied: LogPosition | None = stored.applied if stored else None
         for record in records:
             self.take(record)
 
-    def __len__(self) -> int:
-        return len(self._by_id)
-
     def get(self, policy_id: int) -> PolicyRecord | None:
         """The record of a policy; None for one that nobody created, or a policy 0 that nobody changed."""
-        return self._by_id.get(policy_id)
+        held = self._by_id.get(policy_id)
+        return self._stored.get(policy_id) if held is None and self._stored else held
 
     def by_request(self, request_id: str | None) -> PolicyRecord | None:
         """The policy that the request created, or that it changed last."""
-        return None if request_id is None else self._by_request.get(request_id)
+        if request_id is None:
+            return None
+        held = self._by_request.get(request_id)
+        if held is not None or self._stored is None:
+            return held
+        found = self._stored.by_request(request_id)
+        return None if found is None or found.policy_id in self._by_id else found  # what is held here is newer
 
     def take(self, record: PolicyRecord) -> None:
         """Hold *record* in place of what was held of its policy."""

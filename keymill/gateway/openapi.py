@@ -93,6 +93,12 @@ def packaging() -> Json:
     }
 
 
+def number(name: str, least: int, most: int, description: str) -> Json:
+    """A query parameter that is a whole number."""
+    schema = {"type": "integer", "minimum": least, "maximum": most}
+    return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
 def switch(name: str, description: str) -> Json:
     """A query parameter that is 1 or 0."""
     schema = {"type": "string", "enum": ["0", "1"], "default": "0"}

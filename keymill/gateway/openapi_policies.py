@@ -5,10 +5,11 @@ from typing import Final
 from keymill.core.formats import azure_document, naver_document
 from keymill.core.formats.table import FORMATS
 from keymill.gateway.entitlements import EntitlementBody
-from keymill.gateway.openapi import idempotency_key, problems, switch
+from keymill.gateway.openapi import idempotency_key, number, problems, switch
 from keymill.gateway.policy_answers import DeletedPolicy, EntitlementAnswer, PolicyDetail, PolicyList, StoredPolicy
 from keymill.http.openapi import Json, content, ref
 from schemas.policy import Policy
+from schemas.values import MAX_COUNT
 
 _BEARER: Final[Json] = {"security": [{"bearer": []}]}
 _FORMAT: Final[Json] = {
@@ -43,7 +44,11 @@ def creating() -> Json:
 def listing() -> Json:
     """`openapi_extra` of GET policies."""
     return _BEARER | {
-        "parameters": [switch("deleted", "1 lists the deleted policies too")],
+        "parameters": [
+            switch("deleted", "1 lists the deleted policies too"),
+            number("limit", 1, MAX_COUNT, "lists so many at most; the last one's id is `after` of the next page"),
+            number("after", 0, MAX_COUNT, "lists what comes behind the policy of this id"),
+        ],
         "responses": {"200": content(PolicyList, "what the gateway's view holds")}
         | problems("400", "401", "403", "503"),
     }

@@ -17,9 +17,9 @@ import msgspec
 from keymill.core.bodies import policy_request_id_of
 from keymill.core.folding import DEFAULT_POLICY
 from keymill.core.policy_changes import request_hash
-from keymill.core.policy_records import all_policies, built_in
+from keymill.core.policy_records import built_in
 from keymill.errors import Conflict, NotReady, UnknownKey
-from keymill.gateway.policy_effects import changed, created, newest_policy, of_request
+from keymill.gateway.policy_effects import changed, created
 from keymill.gateway.service import APPEAR_S, Service
 from keymill.gateway.waiting import Published
 from keymill.http.problems import HttpReject
@@ -36,10 +36,6 @@ class Policies:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-
-    def all(self, organization: str) -> list[PolicyRecord]:
-        """Every policy by id, deleted ones and policy 0 among them."""
-        return all_policies(organization, self._service.reader.policies(organization))
 
     async def one(self, organization: str, policy_id: int) -> PolicyRecord:
         """
@@ -89,19 +85,17 @@ class Policies:
 
     async def _settle(self, change: PolicyChange, *, repeatable: bool) -> PolicyRecord:
         service = self._service
-        with service.reader.at_once() as view:
-            newest = newest_policy(view, change.organization)
         known = self._repeated(change) if repeatable else None
         if isinstance(known, PolicyRecord):
             return known
         published = known or await service.changes.publish(change)
         if isinstance(change.body, PolicyCreated):
-            effect = created(service.reader, change, newest)
+            effect = created(service.reader, change)
         else:
             effect = changed(service.reader, change, published)
         deadline = time.monotonic() + service.settings.wait_s
         outcome = await service.waiter.outcome(published, service.letters, deadline, effect)
-        match outcome or of_request(service.reader, change.organization, change.request_id or ""):
+        match outcome or service.reader.policy_of_request(change.organization, change.request_id or ""):
             case PolicyRecord() as record:
                 return record
             case DeadLetter() as letter:
@@ -113,7 +107,7 @@ class Policies:
     def _repeated(self, change: PolicyChange) -> PolicyRecord | Published | None:
         """What came of the first request with this id, in the view or on its way there."""
         request_id = change.request_id or ""
-        held = of_request(self._service.reader, change.organization, request_id)
+        held = self._service.reader.policy_of_request(change.organization, request_id)
         sent = self._service.changes.repeat_of(request_id)
         if held is not None:
             accepted = [each for each in (held.created_by, held.changed_by) if each]

@@ -17,10 +17,10 @@ from keymill.core.formats.table import export_policy, format_of
 from keymill.errors import InvalidRecord
 from keymill.gateway.auth import authenticate
 from keymill.gateway.policies import Policies
-from keymill.gateway.policy_answers import DeletedPolicy, PolicyList, StoredPolicy, detail, summary
+from keymill.gateway.policy_answers import DeletedPolicy, PolicyList, PolicySummary, StoredPolicy, detail, summary
+from keymill.gateway.policy_lists import PolicyLists
 from keymill.gateway.requests import flag, read_limited
 from keymill.gateway.service import Service
-from schemas.records import PolicyState
 from schemas.values import MAX_COUNT
 
 _ID: Final = re.compile(r"[0-9]{1,16}")
@@ -32,6 +32,7 @@ class PolicyApi:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._policies = Policies(service)
+        self._lists = PolicyLists(service.reader)
 
     async def create(self, request: Request, organization: str) -> Response:
         """POST a policy: a document of the format that `?format=` names."""
@@ -43,11 +44,15 @@ class PolicyApi:
         return _json(201, answer, {"location": location})
 
     async def index(self, request: Request, organization: str) -> Response:
-        """GET the policies; deleted ones too with `?deleted=1`."""
+        """GET the policies; deleted ones too with `?deleted=1`, a page with `?limit=`, what comes behind `?after=`."""
         self._admit(request, organization)
-        every = flag(request, "deleted")
-        records = [each for each in self._policies.all(organization) if every or each.state is PolicyState.READY]
-        return _json(200, PolicyList(policies=tuple(summary(each) for each in records)))
+        limit, after = _number(request, "limit", MAX_COUNT), _number(request, "after", -1)
+        found: list[PolicySummary] = []
+        async for record in self._lists.each(organization, deleted=flag(request, "deleted"), after=after):
+            found.append(summary(record))
+            if len(found) == limit:
+                break
+        return _json(200, PolicyList(policies=tuple(found)))
 
     async def show(self, request: Request, organization: str, policy_id: str) -> Response:
         """GET a policy; with `?format=` its document."""
@@ -88,6 +93,16 @@ def policy_id_of(text: str) -> int:
     """A policy id in a path; raises `InvalidRecord`."""
     if not _ID.fullmatch(text) or int(text) > MAX_COUNT:
         raise InvalidRecord(f"policy_id must be 0 to {MAX_COUNT}", field="policy_id")
+    return int(text)
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    least = 1 if name == "limit" else 0
+    if not _ID.fullmatch(text) or not least <= int(text) <= MAX_COUNT:
+        raise InvalidRecord(f"{name} must be {least} to {MAX_COUNT}", field=name)
     return int(text)
 
 

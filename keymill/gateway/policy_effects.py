@@ -7,7 +7,6 @@ from typing import Final
 from keymill.core.policy_records import requested
 from keymill.gateway.waiting import Published
 from keymill.snapshot.reader import SnapshotReader
-from keymill.snapshot.reads import Reads
 from schemas.events import PolicyChange, PolicyCreated
 from schemas.records import PolicyRecord
 
@@ -16,36 +15,9 @@ LETTER_S: Final = 0.5
 Effect = Callable[[], PolicyRecord | None]
 
 
-def newest_policy(view: Reads, organization: str) -> int:
-    """The highest policy id of an organization; its ids have no gaps, so a few look-ups find it among thousands."""
-    low, high = 0, 1
-    while view.policy(organization, high) is not None:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if view.policy(organization, middle) is not None else (low, middle)
-    return low
-
-
-def of_request(reader: SnapshotReader, organization: str, request_id: str) -> PolicyRecord | None:
-    """The policy that a request created or changed last, looked for among all."""
-    return next((record for record in reader.policies(organization) if requested(record, request_id)), None)
-
-
-def created(reader: SnapshotReader, change: PolicyChange, newest: int) -> Effect:
-    """Finds the policy that *change* creates, whose id is above *newest*."""
-    request_id = change.request_id or ""
-
-    def look() -> PolicyRecord | None:
-        policy_id = newest + 1
-        with reader.at_once() as view:
-            while (record := view.policy(change.organization, policy_id)) is not None:
-                if requested(record, request_id):
-                    return record
-                policy_id += 1
-        return None
-
-    return look
+def created(reader: SnapshotReader, change: PolicyChange) -> Effect:
+    """Finds the policy that *change* creates, by its request id."""
+    return lambda: reader.policy_of_request(change.organization, change.request_id or "")
 
 
 def changed(reader: SnapshotReader, change: PolicyChange, published: Published) -> Effect:

@@ -8,6 +8,7 @@ partitions of one number, so one partition at a time is complete in itself.
 from collections.abc import Callable, Iterable, Set
 from contextlib import suppress
 
+from keymill.core.policy_changes import Policies
 from keymill.errors import InvalidRecord
 from keymill.ops.replaying import Lacking, pass_over
 from keymill.ops.report import Report
@@ -67,6 +68,7 @@ class _Recomputed:
 
     def __init__(self) -> None:
         self.records: dict[bytes, PolicyRecord] = {}
+        self._held: dict[str, Policies] = {}
         self.passed: dict[bytes, list[PolicyRecord]] = {}
 
     def take(self, records: Iterable[PolicyRecord]) -> None:
@@ -76,9 +78,9 @@ class _Recomputed:
             self.records[record_key] = record
             self.passed.setdefault(record_key, []).append(record)
 
-    def policies(self, organization: str) -> list[PolicyRecord]:
-        """See `streams.policies.Lookup`."""
-        return [record for record in self.records.values() if record.organization == organization]
+    def folded(self, organization: str) -> Policies:
+        """See `streams.policies.Lookup`: its `Decider` takes into it what it decides."""
+        return self._held.setdefault(organization, Policies())
 
 
 def compare_policies(

@@ -12,7 +12,7 @@ import lmdb
 
 from keymill.core import view
 from keymill.core.view import APPLIED, SAME, KidOwner, Verdict
-from keymill.snapshot import layout, peek
+from keymill.snapshot import layout, peek, policy_index
 from keymill.snapshot.incoming import Candidate, Examined
 from keymill.snapshot.layout import KIDS, NAMES, PLACE, PLACE_SIZE, RECORDS
 from schemas import topics
@@ -23,6 +23,8 @@ from schemas.values import KID_SIZE, Record
 R = TypeVar("R", bound=Record)
 
 _NAMED: Final = frozenset({topics.SERVICES.name, topics.CREDENTIALS.name})
+_INDEXED: Final = _NAMED | {topics.POLICIES.name}
+"""Topics whose records stand in the database of names too, one by one; they are few."""
 
 
 class Batch:
@@ -80,6 +82,10 @@ class Batch:
 
     def _keep(self, candidate: Candidate, value: bytes) -> None:
         key, message = candidate.key, candidate.message
+        if message.topic == topics.POLICIES.name:
+            held = self._records.get(key)
+            before = None if held is None else decode(held[PLACE_SIZE:], PolicyRecord)
+            policy_index.keep(self._txn, self._handles[NAMES], _whole(candidate, PolicyRecord), before)
         self._changed[key] = self._records[key] = PLACE.pack(message.partition, message.offset) + value
         if candidate.kids and candidate.tracks:
             for kid, (_, fp) in zip(candidate.kids, candidate.tracks, strict=True):
@@ -125,7 +131,7 @@ def put_new(txn: "lmdb.Transaction[bytes]", handles: dict[bytes, Any], examined:
     kids: dict[bytes, bytes] = {}
     count = kid_count = 0
     for found in examined:
-        if isinstance(found, str) or found.value is None or found.message.topic in _NAMED:
+        if isinstance(found, str) or found.value is None or found.message.topic in _INDEXED:
             return False
         message, rest = found.message, found.rest
         records[found.key] = PLACE.pack(message.partition, message.offset) + found.value

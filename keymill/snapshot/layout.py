@@ -10,7 +10,7 @@ from keymill.kafka.positions import Slot
 from schemas import topics
 from schemas.values import KID_SIZE, Record
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Counts changes of anything in this module; a snapshot of another format is thrown away and read again."""
 TAGS: Final[dict[str, bytes]] = {
     topics.KEYS.name: b"k",
@@ -28,7 +28,11 @@ RECORDS: Final = b"records"
 KIDS: Final = b"kids"
 """organization / KID → fingerprint | digest of the key record | asset."""
 NAMES: Final = b"names"
-"""tag | name without organization | 0 | organization → nothing: finds services and credentials in any organization."""
+"""
+tag | name without organization | 0 | organization → nothing: finds services and credentials in any organization.
+
+Also the index of an organization's policies, see `keymill.snapshot.policy_index`.
+"""
 CHECKPOINT: Final = b"checkpoint"
 """topic → next offset and leader epoch of every partition."""
 META: Final = b"meta"

@@ -15,6 +15,7 @@ import lmdb
 from keymill.errors import NotReady
 from keymill.snapshot import store
 from keymill.snapshot.layout import Owner, Place, Rejection
+from keymill.snapshot.policy_index import PolicyHead
 from keymill.snapshot.reads import Reads
 from keymill.snapshot.state import HeartbeatFile, ViewState, view_state
 from keymill.snapshot.store import Environment
@@ -152,6 +153,16 @@ class SnapshotReader:
         """`Reads.policies`"""
         with self.at_once() as view:
             return view.policies(organization)
+
+    def policy_of_request(self, organization: str, request_id: str) -> PolicyRecord | None:
+        """`Reads.policy_of_request`"""
+        with self.at_once() as view:
+            return view.policy_of_request(organization, request_id)
+
+    def policy_head(self, organization: str) -> PolicyHead | None:
+        """`Reads.policy_head`"""
+        with self.at_once() as view:
+            return view.policy_head(organization)
 
     def entitlement(self, organization: str, user: str, product: str) -> Entitlement | None:
         """`Reads.entitlement`"""

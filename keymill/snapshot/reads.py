@@ -7,8 +7,10 @@ from typing import Any, Final, Self, TypeVar
 
 import lmdb
 
-from keymill.snapshot import layout
+from keymill.core.policy_records import requested
+from keymill.snapshot import layout, policy_index
 from keymill.snapshot.layout import Owner, Place, Rejection
+from keymill.snapshot.policy_index import PolicyHead
 from schemas import topics
 from schemas.access import Credential, Entitlement, Service
 from schemas.codec import decode
@@ -88,12 +90,38 @@ class Reads:
         """A policy of an organization; None for one that was never stored, policy 0 included."""
         return self._record(topics.POLICIES, key_of(organization, str(policy_id)), PolicyRecord)
 
+    def policy_afresh(self, organization: str, policy_id: int) -> PolicyRecord | None:
+        """`policy` for one of a list, which must not push out of memory what single requests find decoded there."""
+        value = self.raw(topics.POLICIES.name, key_of(organization, str(policy_id)))
+        return None if value is None else decode(value, PolicyRecord)
+
     def policies(self, organization: str) -> list[PolicyRecord]:
         """Every stored policy of an organization, by id."""
         if not (name := key_of(organization)):
             return []
         found = [_decoded(value, PolicyRecord) for _, _, value in self.scan(topics.POLICIES.name, name + b"/")]
         return sorted(found, key=lambda record: record.policy_id)
+
+    def policy_of_request(self, organization: str, request_id: str) -> PolicyRecord | None:
+        """The policy that a request created, or that it changed last."""
+        key = policy_index.request_key(organization, request_id)
+        entry = self._txn.get(key, db=self._handles[layout.NAMES])
+        found = None if entry is None else self.policy(organization, policy_index.read_id(entry))
+        return found if found and requested(found, request_id) else None
+
+    def policy_head(self, organization: str) -> PolicyHead | None:
+        """How many policies an organization has stored, and where the newest change of them stands."""
+        if not (name := key_of(organization)):
+            return None
+        return policy_index.read_head(self._txn.get(policy_index.head_key(name), db=self._handles[layout.NAMES]))
+
+    def policy_ids(self, organization: str, after: int = -1) -> Iterator[tuple[int, bool]]:
+        """The stored policies above the id *after*, ascending, each with whether it is deleted; none is decoded."""
+        if not (name := key_of(organization)):
+            return
+        last = policy_index.number_key(name, after) if after >= 0 else b""
+        for key, entry in self._range(layout.NAMES, policy_index.number_prefix(name), last):
+            yield policy_index.read_id(key), policy_index.is_deleted(entry)
 
     def entitlement(self, organization: str, user: str, product: str) -> Entitlement | None:
         """What a user may play."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from keymill.core.policy_changes import Policies, fold, request_hash
+from keymill.core.policy_records import requested
 from keymill.core.view import Fate, judge_policy_record, misplaced
 from keymill.errors import Reject
 from keymill.kms.keyring import Keyring
@@ -96,8 +97,25 @@ def state_of(record: PolicyRecord) -> State:
     return record.version, record.name, record.state is PolicyState.DELETED, record.applied.offset
 
 
+class Scanned:
+    """A `Stored` that looks through a list."""
+
+    def __init__(self, records: list[PolicyRecord]) -> None:
+        self.records = records
+        self.newest = max((record.policy_id for record in records), default=0)
+        self.applied = max((record.applied for record in records), default=None)
+
+    def get(self, policy_id: int) -> PolicyRecord | None:
+        """By number."""
+        return next((record for record in self.records if record.policy_id == policy_id), None)
+
+    def by_request(self, request_id: str) -> PolicyRecord | None:
+        """By request id."""
+        return next((record for record in self.records if requested(record, request_id)), None)
+
+
 class View:
-    """A reader of the policy topic; `policies` is the agent's `Lookup`."""
+    """A reader of the policy topic; `folded` is the agent's `Lookup`."""
 
     def __init__(self, log: MemoryLog) -> None:
         self.log = log
@@ -117,6 +135,10 @@ class View:
             self.quarantined += verdict.fate is Fate.QUARANTINED
             self.position = record.offset + 1
         return stale
+
+    def folded(self, organization: str) -> Policies:
+        """Those of an organization, looked up as they are needed."""
+        return Policies(stored=Scanned(self.policies(organization)))
 
     def policies(self, organization: str) -> list[PolicyRecord]:
         """Those of an organization."""

@@ -6,6 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keymill.core.policy_changes import Policies
 from keymill.core.view import KidOwner
 from keymill.kms.keyring import Keyring
 from schemas import framing, topics
@@ -41,10 +42,13 @@ LOGS = st.lists(
 
 
 class Held:
-    """A `streams.policies.Lookup` over records."""
+    """A `Lookup` of both policy agents over records."""
 
     def __init__(self, records: dict[bytes, PolicyRecord]) -> None:
         self.records = records
+
+    def folded(self, _organization: str) -> Policies:
+        return Policies(self.records.values())
 
     def policies(self, _organization: str) -> list[PolicyRecord]:
         return list(self.records.values())

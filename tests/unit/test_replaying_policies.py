@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from keymill.core.policy_changes import Policies
 from keymill.kms.keyring import Keyring
 from keymill.ops.replaying_policies import HeldPolicies, compare_policies
 from keymill.ops.report import Report
@@ -50,8 +51,8 @@ class World:
     def decider(names: tuple[str, ...] = ("demo", OTHER)) -> Decider:
         return Decider(Keyring(MemoryKms(names=names)), partitions=PARTITIONS, generation=0)
 
-    def policies(self, _organization: str) -> list[PolicyRecord]:
-        return []
+    def folded(self, _organization: str) -> Policies:
+        return Policies()
 
     def replay(self, *, done: int = 0, only: frozenset[bytes] | None = None) -> Report:
         report, held = Report(), HeldPolicies()

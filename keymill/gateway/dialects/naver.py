@@ -13,7 +13,7 @@ import base64
 import hashlib
 import hmac
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final
 
@@ -142,13 +142,9 @@ def content_of(record: PolicyRecord, status: Status | None = None) -> Content:
     )
 
 
-def page_of(records: Sequence[PolicyRecord], number: int, size: int) -> NaverPage:
-    """The page of that number, counted from 1, of the policies that are not deleted."""
-    listed = [record for record in records if record.state is PolicyState.READY]
-    first = (number - 1) * size
-    return NaverPage(
-        success=True, content=tuple(content_of(each) for each in listed[first : first + size]), total=len(listed)
-    )
+def page_of(records: Iterable[PolicyRecord], total: int) -> NaverPage:
+    """A page of the policies that are not deleted, of which there are *total*."""
+    return NaverPage(success=True, content=tuple(content_of(each) for each in records), total=total)
 
 
 def paging(number: str | None, size: str | None) -> tuple[int, int]:

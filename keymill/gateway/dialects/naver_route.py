@@ -28,6 +28,7 @@ from keymill.gateway.dialects import naver
 from keymill.gateway.dialects.naver import NaverPolicy, Signed, Status, unauthorized
 from keymill.gateway.policies import Policies
 from keymill.gateway.policy_api import policy_id_of
+from keymill.gateway.policy_lists import PolicyLists
 from keymill.gateway.requests import read_limited
 from keymill.gateway.service import Service
 from keymill.http.problems import HttpReject, describe
@@ -47,6 +48,7 @@ class NaverApi:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._policies = Policies(service)
+        self._lists = PolicyLists(service.reader)
         self._secrets: OrderedDict[tuple[str, str, bytes], Secret] = OrderedDict()
 
     async def create(self, request: Request) -> Response:
@@ -61,7 +63,12 @@ class NaverApi:
         organization = self._admit(request)
         query = request.query_params
         number, size = naver.paging(query.get("pageNo"), query.get("pageSize"))
-        return _answer(naver.page_of(self._policies.all(organization), number, size))
+        total, page = self._lists.count(organization), []
+        async for record in self._lists.each(organization, skip=(number - 1) * size):
+            page.append(record)
+            if len(page) == size:
+                break
+        return _answer(naver.page_of(page, total))
 
     async def show(self, request: Request, policy_id: str) -> Response:
         """GET a policy in NAVER's form."""

@@ -2,7 +2,8 @@
 The asset endpoints: each makes one event, publishes it, and answers what became of it.
 
     1. ready, authenticated, body within its limit and of its form
-    2. an idempotency key that the asset's record knows: its first coordinates, or 409 when it asked for something else
+    2. an idempotency key that the asset's record knows: its first coordinates, or 409 when it asked for something else,
+       or when the key may be one that is forgotten (`keymill.core.idempotency`)
     3. what would be refused for certain (unknown asset or policy) is refused at once
     4. the event is published; 202 with its coordinates, or with ?wait=1:
     5. 201 when the view holds it, 409 or 422 when it became a dead letter, 202 when neither came in time
@@ -29,6 +30,7 @@ from keymill.core.bodies import (
     read_body,
     request_hash,
 )
+from keymill.core.idempotency import accepted_before, require_new
 from keymill.errors import Conflict
 from keymill.gateway.answers import AcceptedAnswer, KeyAnswers, asset_answer, lacks_keys, provisioned_answer
 from keymill.gateway.assignment import check_assignment
@@ -36,7 +38,7 @@ from keymill.gateway.auth import authenticate
 from keymill.gateway.key_reads import of_all_time, pages
 from keymill.gateway.requests import Asked, asked_by, flag, read_limited
 from keymill.gateway.service import Service
-from keymill.gateway.waiting import Published, Settled, accepted_before
+from keymill.gateway.waiting import Published, Settled
 from keymill.http.problems import problem
 from schemas import ids, topics
 from schemas.events import AssetEvent
@@ -137,12 +139,14 @@ class Assets:
         """The first event of the request's id, when the asset's record or this gateway remembers one."""
         if not wanted.repeatable:
             return None
-        before = accepted_before(self._service.reader.asset(wanted.organization, wanted.asset), wanted.event_id)
+        held = self._service.reader.asset(wanted.organization, wanted.asset)
+        before = accepted_before(held, wanted.event_id)
         if before is not None:
             first, asked_first = self._published(wanted, before.at), before.request_hash
         elif sent := self._service.intake.repeat_of(wanted.event_id):
             first, asked_first = sent
         else:
+            require_new(held, wanted.body, time.time_ns() // 1_000_000)
             return None
         if asked_first != wanted.request_hash:
             message = f"the Idempotency-Key was used with another request, at offset {first.position.offset}"

@@ -13,7 +13,7 @@ from keymill.errors import KeymillError
 from keymill.gateway.deadletters import DeadLetters
 from keymill.snapshot.reader import CHANGE_POLL_S, SnapshotReader
 from schemas import topics
-from schemas.records import AcceptedEvent, AssetRecord, DeadLetter
+from schemas.records import AssetRecord, DeadLetter
 from schemas.values import MAX_RECENT, LogPosition, Record
 
 T = TypeVar("T")
@@ -132,8 +132,3 @@ def settled(event: Published, asset: AssetRecord | None) -> Settled | None:
             return Settled(asset=asset, at=accepted.at)
     forgotten = len(asset.recent) == MAX_RECENT and asset.recent[0].at > event.position
     return Settled(asset=asset, at=event.position) if forgotten else None
-
-
-def accepted_before(asset: AssetRecord | None, event_id: str) -> AcceptedEvent | None:
-    """The event of that id that the asset's record remembers."""
-    return next((each for each in asset.recent if each.event_id == event_id), None) if asset else None

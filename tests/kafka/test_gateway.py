@@ -423,8 +423,12 @@ def test_key_is_the_clear_one_of_the_record(rig: Rig) -> None:
 
 
 def test_restart_keeps_what_was_accepted(rig: Rig) -> None:
-    """A gateway that is killed and started again answers from the same view, and knows its idempotency keys."""
+    """A gateway that is killed and started again knows its idempotency keys, and says which it cannot know."""
     first = rig.post("?wait=1", {"asset_id": "film-11"}, idempotency_key="k11").json()
+    rig.post("?wait=1", {"asset_id": "film-11-busy"})
+    assert rig.post("/film-11-busy/rotate?wait=1", {}, idempotency_key="r11").json()["key_version"] == 2
+    for count in range(40):
+        rig.post(f"/film-11-busy/policy?wait={int(count == 39)}", {"policy_id": 0})
     os.kill(rig.gateway.pid, 9)
     eventually(lambda: rig.gateway.pid == 0)
     rig.gateway.start()
@@ -432,6 +436,11 @@ def test_restart_keeps_what_was_accepted(rig: Rig) -> None:
     rig.gateway.wait_ready()
     rig.client.base_url = httpx.URL(rig.gateway.url)
     assert rig.post("?wait=1", {"asset_id": "film-11"}, idempotency_key="k11").json() == first
+    forgotten = rig.post("/film-11-busy/rotate?wait=1", {}, idempotency_key="r11")
+    assert (forgotten.status_code, forgotten.json()["code"]) == (409, "idempotency_unknown")
+    assert [1, 2] == [each["key_version"] for each in rig.get("film-11-busy").json()["versions"]]
+    named = rig.post("/film-11-busy/rotate?wait=1", {"to_version": 2}, idempotency_key="r11-2")
+    assert (named.status_code, named.json()["key_version"]) == (201, 2)
 
 
 def test_manifest_folder_becomes_keys(rig: Rig, tmp_path: Path) -> None:

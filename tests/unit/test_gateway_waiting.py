@@ -6,8 +6,9 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keymill.core.idempotency import accepted_before
 from keymill.gateway.answers import dashed, rfc3339
-from keymill.gateway.waiting import Published, Settled, Waiter, accepted_before, settled
+from keymill.gateway.waiting import Published, Settled, Waiter, settled
 from schemas.records import AcceptedEvent, AssetRecord, AssetState
 from schemas.values import MAX_RECENT, LogPosition
 

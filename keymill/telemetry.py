@@ -55,6 +55,9 @@ KEKS_MISSING = Gauge(
 KEK_EPOCH = Gauge(
     "keymill_kek_epoch", "The newest KEK epoch that a program holds", ["organization"], multiprocess_mode="mostrecent"
 )
+BATCHES_PASSED = Counter(
+    "keymill_batches_passed_over_total", "Batches of records that could not be unpacked; page at the first", ["topic"]
+)
 QUARANTINED = Gauge(
     "keymill_view_quarantined", "Records that a view refused; page when it rises", multiprocess_mode="max"
 )

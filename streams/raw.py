@@ -13,8 +13,10 @@ from schemas.operations import OwnerRequest, RepairRequest
 from schemas.records import DeadLetter
 from schemas.topics import BY_NAME
 from schemas.values import LogPosition
-from streams.runs import RawRecord
+from streams.runs import UNREADABLE_BATCH_HEADER, RawRecord
 
+UNREADABLE_BATCH: Final = "unreadable_batch"
+"""Code of what stood in a batch that was not unpacked; there is no value to hash."""
 MAX_MESSAGE: Final = 500
 """Characters of a reason that a dead letter keeps."""
 MAX_FIELD: Final = 128
@@ -26,9 +28,13 @@ def value_in_place(record: RawRecord, partitions: int) -> bytes:
     The value of a record that has one, and a key that belongs on its partition.
 
     Raises:
-        InvalidRecord: `null_key`, `wrong_partition` or `null_value`.
+        InvalidRecord: `unreadable_batch`, `null_key`, `wrong_partition` or `null_value`.
     """
     if record.key is None:
+        for name, why in record.headers:
+            if name == UNREADABLE_BATCH_HEADER:
+                message = f"the record is part of a batch that is not read: {(why or b'').decode('ascii', 'replace')}"
+                raise InvalidRecord(message, field="value", code=UNREADABLE_BATCH)
         message = f"the record has no key: use {BY_NAME[record.topic].record_key}"
         raise InvalidRecord(message, field="key", code="null_key")
     right = murmur2(record.key, partitions)  # librdkafka's: 20 times as fast as `schemas.partition`, and the same

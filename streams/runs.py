@@ -8,6 +8,7 @@ Pure values: nothing here knows Faust or a broker. The transport (`streams.trans
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import count
+from typing import Final
 
 import msgspec
 
@@ -15,6 +16,12 @@ from keymill.errors import Corrupt
 
 TopicPartition = tuple[str, int]
 """(topic, partition). Faust's and aiokafka's named tuples compare and hash equal to it."""
+
+
+UNPACKED_MAX: Final = 32 * 1024 * 1024
+"""Of a batch that its producer has compressed: thirty times what producers put into one for topics of 1 MiB."""
+UNREADABLE_BATCH_HEADER: Final = "keymill-unreadable-batch"
+"""Name of the header of a record that stands for one that was not unpacked; its value is the reason."""
 
 
 class RawRecord(msgspec.Struct, frozen=True, gc=False):

@@ -10,8 +10,9 @@ from typing import Final
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from keymill import telemetry
-from keymill.errors import InvalidRecord
+from keymill.errors import InvalidRecord, Unavailable
 from keymill.kafka.admin import end_offsets
+from keymill.kafka.batch import Detour, is_impassable
 from schemas import topics
 from schemas.codec import decode
 from schemas.records import DeadLetter
@@ -39,6 +40,7 @@ class DeadLetters:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._detour: Detour | None = None
 
     def start(self) -> None:
         """Take the ends and follow from there; raises what the brokers' admin raises."""
@@ -53,6 +55,7 @@ class DeadLetters:
         )
         topic = topics.DEAD_LETTERS.name
         ends = end_offsets(self._bootstrap, topic)
+        self._detour = Detour(self._bootstrap, consumer)
         consumer.assign([TopicPartition(topic, partition, offset) for partition, offset in ends.items()])
         self._thread = threading.Thread(target=self._follow, args=(consumer,), name="dead-letters", daemon=True)
         self._thread.start()
@@ -90,9 +93,19 @@ class DeadLetters:
             log.warning("dead letters cannot be read", error=str(error))
             self._stop.wait(POLL_S)
             return
+        for message in messages:
+            if is_impassable(message):
+                self._pass_over(message)
         if letters := [each for message in messages for each in _letter(message)]:
             self._keep(letters)
             self._on_letters()
+
+    def _pass_over(self, message: Message) -> None:
+        assert self._detour
+        try:
+            self._detour.past(message)
+        except Unavailable as error:  # asked again with the next report of the batch
+            log.warning("dead letters cannot be read", error=str(error))
 
     def _keep(self, letters: list[DeadLetter]) -> None:
         with self._lock:

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from keymill.errors import Unavailable
+from keymill.kafka.batch import Detour, is_impassable
 from keymill.kafka.cluster import end_offsets
 from schemas.codec import HEADER_SIZE, MARKER, readable
 from schemas.topics import Topic, partition_of
@@ -21,6 +22,15 @@ STALL_S: Final = 10.0
 READ_AT_ONCE: Final = 10_000
 NAME_LENGTH: Final = 120
 """Of a record key that somebody else chose, this much is shown."""
+
+
+_SETTINGS: Final[dict[str, str | int]] = {
+    "group.id": "keymill-status",  # librdkafka wants one; nothing joins or commits
+    "enable.auto.commit": "false",
+    "auto.offset.reset": "earliest",
+    "enable.partition.eof": "true",  # compaction leaves holes, so the end is where the broker says it is
+    "fetch.wait.max.ms": 10,
+}
 
 
 class Read(NamedTuple):
@@ -88,16 +98,8 @@ def read_whole(bootstrap: str, topic: Topic) -> Whole:
 def _records(bootstrap: str, topic: str, unread: set[int]) -> Iterator[Read]:
     if not unread:
         return
-    consumer = Consumer(
-        {
-            "bootstrap.servers": bootstrap,
-            "group.id": "keymill-status",  # librdkafka wants one; nothing joins or commits
-            "enable.auto.commit": "false",
-            "auto.offset.reset": "earliest",
-            "enable.partition.eof": "true",  # compaction leaves holes, so the end is where the broker says it is
-            "fetch.wait.max.ms": 10,
-        }
-    )
+    consumer = Consumer({**_SETTINGS, "bootstrap.servers": bootstrap})
+    detour = Detour(bootstrap, consumer)
     try:
         # Offset 0 and not OFFSET_BEGINNING: looking that up costs librdkafka half a second at every start.
         consumer.assign([TopicPartition(topic, partition, 0) for partition in unread])
@@ -110,6 +112,8 @@ def _records(bootstrap: str, topic: str, unread: set[int]) -> Iterator[Read]:
                     yield Read(partition, message.offset() or 0, message.key() or b"", message.value())
                 elif error.code() == KafkaError._PARTITION_EOF:
                     unread.discard(partition)
+                elif is_impassable(message):
+                    detour.past(message)
                 else:
                     raise Unavailable(f"reading {topic} at {bootstrap}: {error.str()}")
             if time.monotonic() > deadline:

@@ -8,6 +8,7 @@ from typing import Final, Self
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from keymill.errors import Corrupt, Unavailable
+from keymill.kafka.batch import Batch, Detour, is_impassable
 from keymill.telemetry import KAFKA_CLIENT
 
 BATCH: Final = 10_000
@@ -20,10 +21,13 @@ class Scanner:
     """
     A consumer that reads one partition after the other; connecting costs a tenth of a second, once.
 
-    A context manager. One read at a time: the next one ends the one before.
+    A context manager. One read at a time: the next one ends the one before. A batch that cannot be read is passed over,
+    logged, and kept in `passed`.
     """
 
     def __init__(self, bootstrap: str) -> None:
+        self.passed: list[Batch] = []
+        self._bootstrap = bootstrap
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap,
@@ -47,7 +51,11 @@ class Scanner:
             raise Corrupt(f"{topic}-{partition} begins at offset {first}, offset {begin} is gone")
         if begin < end:
             self._consumer.assign([TopicPartition(topic, partition, begin)])
-            yield from _records(self._consumer, topic, partition, begin, end)
+            detour = Detour(self._bootstrap, self._consumer)
+            try:
+                yield from _records(self._consumer, detour, topic, partition, begin, end)
+            finally:
+                self.passed += detour.passed
 
     def close(self) -> None:
         """Let go."""
@@ -69,7 +77,7 @@ def scan_partition(
     Every record of a partition with start <= offset < end, in order. *start* None is the first one kept.
 
     The end is the caller's, taken beforehand with a read_uncommitted lens; control records and compaction holes are
-    passed over, so the position counts, not the last record.
+    passed over, so the position counts, not the last record. Passed over is a batch that cannot be read, too.
 
     Raises:
         Unavailable: no answer, or no progress, for 30 s.
@@ -95,10 +103,14 @@ def _first(consumer: Consumer, topic: str, partition: int) -> int:
         raise _failure(error.args[0], topic, partition) from None
 
 
-def _records(consumer: Consumer, topic: str, partition: int, begin: int, end: int) -> Iterator[Message]:
+def _records(consumer: Consumer, detour: Detour, topic: str, partition: int, begin: int, end: int) -> Iterator[Message]:
     position, idle_s = begin, 0.0
     while position < end:
         for message in _next(consumer):
+            if is_impassable(message):
+                passed = detour.past(message)
+                position = max(position, passed.last + 1 if passed else 0)
+                continue
             if error := message.error():
                 raise _failure(error, topic, partition)
             offset = message.offset()

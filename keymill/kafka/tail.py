@@ -23,6 +23,7 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from keymill import telemetry
 from keymill.errors import Misconfigured, Unavailable
 from keymill.kafka import positions
+from keymill.kafka.batch import Detour, is_impassable
 from keymill.kafka.lens import Lens, described, offsets
 from keymill.kafka.positions import Checkpoint, Incoming, Slot, flat
 from keymill.kafka.vigil import CONTACT_EVERY_S, STRIKES, Vigil
@@ -65,6 +66,7 @@ class Tail:
         self._lens = Lens(client)
         self._stall_s = stall_s
         self._consumer: Consumer | None = None
+        self._detour: Detour | None = None
         self._vigil: Vigil | None = None
         self._targets: dict[tuple[str, int], int] = {}
         self._progress = self._reached = 0.0
@@ -95,6 +97,7 @@ class Tail:
         self._vigil = Vigil(self._lens, topics, self._targets)
         self._progress = time.monotonic()
         self._consumer = Consumer(_consumer_settings(self._client), logger=logging.getLogger(telemetry.KAFKA_CLIENT))
+        self._detour = Detour(str(self._client["bootstrap.servers"]), self._consumer)
         self._consumer.assign([_place(name, *entry) for name, parts in self.slots.items() for entry in parts.items()])
         return {name: Checkpoint(topic=topics[name], slots=dict(self.slots[name])) for name in self._topics}
 
@@ -140,6 +143,9 @@ class Tail:
         last: dict[tuple[str, int], Slot] = {}
         for message in messages:
             topic, partition, offset = message.topic(), message.partition(), message.offset()
+            if is_impassable(message):
+                self._pass_over(message, last)
+                continue
             if (error := message.error()) is not None:
                 self._event(error, topic, partition, offset, last)
                 continue
@@ -177,6 +183,17 @@ class Tail:
             self._suspicious = True
         else:
             log.warning("kafka reports", topic=topic, partition=partition, error=error.str())
+
+    def _pass_over(self, message: Message, last: dict[tuple[str, int], Slot]) -> None:
+        """Go on behind a batch that cannot be read; while nobody says where that is, it is asked for again."""
+        assert self._detour
+        try:
+            passed = self._detour.past(message)
+        except (Unavailable, Misconfigured) as error:
+            self._hint = f"a batch cannot be read: {error}"
+            return
+        if passed is not None:
+            last[passed.topic, passed.partition] = Slot(passed.last + 1)
 
     def _advance(self, topic: str, partition: int, slot: Slot) -> None:
         if slot.offset > self.slots[topic][partition].offset:

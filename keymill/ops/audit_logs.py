@@ -7,6 +7,7 @@ from typing import Final, NamedTuple, Self
 from confluent_kafka import Message
 
 from keymill.errors import InvalidRecord
+from keymill.kafka.batch import Batch
 from keymill.kafka.cluster import connected, describe_with, end_offsets_with, group_offsets
 from keymill.kafka.scan import Scanner
 from keymill.ops.auditing import Audit
@@ -14,8 +15,9 @@ from keymill.ops.source import Pair, Source, letter_of
 from schemas import topics
 from schemas.codec import decode
 from schemas.records import Claim, TopicAdopted
+from streams.raw import UNREADABLE_BATCH
 from streams.reread import raw_record
-from streams.runs import RawRecord
+from streams.runs import UNPACKED_MAX, RawRecord
 
 READ_IN_ORDER: Final = (
     (topics.KEYS.name, topics.POLICIES.name),
@@ -80,6 +82,14 @@ class Logs:
         self._scanner = scanner
         self._adopted = adopted
         self._read: dict[tuple[str, int], int] = {}
+        self._passed: dict[tuple[str, int, int], Batch] = {}
+        self._told: set[tuple[str, int, int]] = set()
+
+    def lost(self) -> list[Batch]:
+        """The batches that could not be read, and that no dead letter tells of."""
+        self._passed |= {(each.topic, each.partition, each.first): each for each in self._scanner.passed}
+        self._scanner.passed.clear()
+        return [self._passed[place] for place in sorted(self._passed.keys() - self._told)]
 
     @property
     def partitions(self) -> int:
@@ -107,6 +117,8 @@ class Logs:
         letters = [letter_of(each.value()) for each in self._new(topics.DEAD_LETTERS.name, partition)]
         found: dict[str, list[int]] = {topics.ASSETS.name: [], topics.POLICY_CHANGES.name: []}
         for letter in letters:
+            if letter and (letter.reason == UNREADABLE_BATCH or letter.value_size > UNPACKED_MAX):
+                self._told.add((letter.topic, letter.partition, letter.offset))
             if letter is None or letter.partition != partition or letter.topic not in found:
                 continue
             if letter.generation == self._adopted[letter.topic].generation:

@@ -153,6 +153,7 @@ class Pass:
         """Hold everything against each other, at the end of a look."""
         self.audit.open_again()
         self.audit.check(self._accepted)
+        self.audit.batches_lost(self.logs.lost())
 
     def let_go(self, partition: int) -> None:
         """Forget what only another look would need."""

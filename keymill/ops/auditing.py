@@ -12,6 +12,7 @@ import msgspec
 
 from keymill.core.folding import DEFAULT_POLICY
 from keymill.errors import InvalidRecord, KeymillError
+from keymill.kafka.batch import Batch
 from keymill.kafka.latest import Unreadable
 from keymill.ops.auditing_kids import Claims, Kid, Kids
 from keymill.ops.findings import Findings, Place
@@ -88,6 +89,12 @@ class Audit:
         bad = [each for each in records if not each.newer]
         differences = [Difference(kind="unreadable", record_key=each.record_key, detail=_where(each)) for each in bad]
         self.findings.put(("read whole",), differences)
+
+    def batches_lost(self, batches: Iterable[Batch]) -> None:
+        """Tell of batches of records that nobody can unpack, and that no dead letter tells of."""
+        detail = "the batch cannot be unpacked, and no dead letter tells of it: what it held is lost"
+        differences = [Difference(kind="unreadable", record_key=str(each), detail=detail) for each in batches]
+        self.findings.put(("batches",), differences)
 
     def exchange(self, partition: int, record_key: bytes, old: bytes | None, new: bytes | None) -> None:
         """A record of the key topic has taken the place of another; None for nothing."""

@@ -16,10 +16,12 @@ import msgspec
 import pytest
 from confluent_kafka import Producer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from kafka.admin import ConfigResource, ConfigResourceType
 
 from keymill.errors import Unavailable
 from keymill.kafka.admin import load_adoptions
 from keymill.kafka.adoption import record_adoptions
+from keymill.kafka.cluster import connected
 from keymill.kafka.scan import scan_partition
 from keymill.ops.address import write_address
 from keymill.ops.exits import COMMANDS
@@ -27,6 +29,7 @@ from keymill.ops.programs import NAMES
 from keymill.ops.token_keys import pem_of, signing_key
 from schemas import topics
 from schemas.ids import asset_key
+from schemas.partition import partition_for
 from tests.broker import running_broker
 from tests.command_runs import FOUND, line_of, prepare, run_all
 from tests.e2e.leaks import content_secrets, leaks
@@ -277,6 +280,41 @@ def test_every_command_prints_one_line_of_json_and_no_secret(rig: Rig, film: dic
     texts = {name: (ran.stdout + ran.stderr).encode() for name, ran in done.items() if name != "credential create"}
     secrets = content_secrets(rig.bootstrap, rig.data) | {"an API key": made["api_key"].encode()}
     assert (True, []) == (len(secrets) > 2, leaks(secrets, [], texts))
+
+
+def mine(bootstrap: str, topic: str, record_key: bytes) -> int:
+    """Write 120 MB in a batch of 15 KB, as a topic took it before it was set; returns how many records they are."""
+    place = ConfigResource(ConfigResourceType.TOPIC, topic, {"compression.type": "producer"})
+    with connected(bootstrap) as client:
+        client.alter_configs([place])
+    limits = {"message.max.bytes": 200_000_000, "batch.size": 200_000_000, "queue.buffering.max.kbytes": 500_000}
+    producer = Producer({"bootstrap.servers": bootstrap, "compression.type": "zstd", "linger.ms": 1000, **limits})
+    for _ in range(1000):
+        producer.produce(topic, bytes(120_000), record_key, partition_for(record_key, PARTITIONS))
+    assert producer.flush(60) == 0
+    with connected(bootstrap) as client:
+        client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {"compression.type": "uncompressed"})])
+    return 1000
+
+
+def test_what_nobody_can_unpack_is_refused_or_told_as_lost(rig: Rig, film: dict[str, Any]) -> None:
+    """Events by the processor, record by record; elsewhere by the audit. Commands and programs go on."""
+    brokers = {"KEYMILL_BOOTSTRAP": rig.bootstrap, "KEYMILL_DATA": str(rig.data)}
+
+    def lost() -> list[str]:
+        found = json.loads(keymill("audit", "--no-open", "--json", **brokers).stdout)
+        return [each["record_key"] for each in found["differences"] if each["kind"] == "unreadable"]
+
+    before = lost()
+    count = mine(rig.bootstrap, topics.ASSETS.name, asset_key(ORGANIZATION, "film"))
+    assert 201 == rig.post("?wait=1", {"asset_id": "after", "tracks": ["SD"]}).status_code
+    eventually(lambda: count == len(told("dlq", "list", "--reason", "unreadable_batch", **brokers)), 30)
+    assert before == lost()
+    mine(rig.bootstrap, topics.POLICIES.name, b"nobody")
+    (named,) = set(lost()) - set(before)
+    assert named.startswith("drm.policies.v1-")
+    assert not keymill("replay", **brokers).stderr.count("Traceback")
+    assert 201 == rig.post("?wait=1", {"asset_id": "later", "tracks": ["SD"]}).status_code
 
 
 def test_explain_shows_no_event_of_another_generation(rig: Rig, film: dict[str, Any]) -> None:

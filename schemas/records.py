@@ -139,7 +139,11 @@ class KeyRecord(Record, frozen=True, kw_only=True):
 
 
 class Claim(Record, frozen=True, kw_only=True):
-    """Who asks for a KID that the caller chose or brought. The lowest offset wins for ever."""
+    """
+    Who asks for a KID that the caller chose or brought. The lowest offset wins, until its claim is released.
+
+    A release is a claim of nobody: `asset` is empty, all else is the claim's that it ends (`keymill.core.claim_log`).
+    """
 
     organization: str
     kid: bytes

@@ -6,6 +6,7 @@ Records are added, and taken out again when another one takes their place, so th
 
 from typing import Final, NamedTuple
 
+from keymill.core.claim_log import folded, winner
 from keymill.ops.ledger import Ledger
 from keymill.ops.report import Difference
 from schemas.records import Claim, KeyOrigin, KeyRecord, TrackKey
@@ -35,11 +36,17 @@ class Claims:
         self.new: set[Kid] = set()
 
     def add(self, claim: Claim) -> None:
-        """Take a claim, in topic order: the first one wins for ever."""
+        """Take a claim, in topic order: the first one wins, until it is released."""
         kid = (claim.organization, claim.kid)
-        if kid not in self.winners:
-            self.winners[kid] = claim
-            self.new.add(kid)
+        before = self.winners.get(kid)
+        stands = winner(folded(before, claim))
+        if stands is before:
+            return
+        self.new.add(kid)
+        if stands is None:
+            del self.winners[kid]
+        else:
+            self.winners[kid] = stands
 
 
 class Kids:

@@ -32,6 +32,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "backup": ("backup.app", "Recovery"),
     "restore": ("restore.restore", "Recovery"),
     "dlq": ("dlq.app", "Recovery"),
+    "claims": ("claims_command.app", "Recovery"),
     "config": ("settings.app", ""),
 }
 """By name: where a command, or a group of them, is below `keymill.ops`, and its panel of the help; beside programs."""

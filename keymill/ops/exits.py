@@ -83,6 +83,10 @@ COMMANDS: Final[Mapping[str, Meaning]] = {
         "an event was refused again, a plan would send some, or no dead letter is about one that was named",
         "no broker answers, or no processor came to an event in time",
     ),
+    "claims release": Meaning(
+        "a claim is to be released and --apply is not given",
+        "no broker answers, a processor is at work, or what it refused is not committed",
+    ),
     "config show": _OFFLINE,
 }
 """By command. What is missing here makes no command."""

@@ -9,6 +9,7 @@ import msgspec
 from confluent_kafka import Message
 
 from keymill.config import ProcessorSettings
+from keymill.core.claim_log import folded, winner
 from keymill.core.folding import DEFAULT_POLICY
 from keymill.errors import Corrupt, InvalidRecord, KeymillError, Reject
 from keymill.kafka.admin import end_offsets, require_topics
@@ -99,20 +100,22 @@ class Log:
         return self.claims([organization], kid).get(organization)
 
     def claims(self, organizations: Sequence[str], kid: bytes) -> dict[str, ClaimTold]:
-        """The claim that won a KID, of each organization that has one. Reads the partitions of these claims."""
+        """The claim that has a KID, of each organization that has one. Reads the partitions of these claims."""
         topic, ends = topics.CLAIMS, end_offsets(self.bootstrap, topics.CLAIMS.name)
         wanted = {claim_key(name, kid): name for name in organizations}
         places = {topics.partition_of(topic, record_key, len(ends)) for record_key in wanted}
-        found: dict[str, ClaimTold] = {}
+        standing: dict[str, tuple[Claim, ClaimTold]] = {}
         with Advance("reading claims", sum(ends[number] for number in places)) as advance:
             for number in sorted(places):
                 for message in _counted(self._scanner.read(topic.name, number, end=ends[number]), advance):
                     name = wanted.get(message.key() or b"")
-                    if name is None or name in found:
+                    if name is None:
                         continue
-                    place = Place(topic=topic.name, partition=number, offset=message.offset() or 0)
-                    found[name] = claim_told(decode(message.value() or b"", Claim), place, message.timestamp()[1])
-        return found
+                    claim, held = decode(message.value() or b"", Claim), standing.get(name)
+                    if folded(held[0] if held else None, claim) is claim:
+                        place = Place(topic=topic.name, partition=number, offset=message.offset() or 0)
+                        standing[name] = claim, claim_told(claim, place, message.timestamp()[1])
+        return {name: told for name, (claim, told) in standing.items() if winner(claim) is not None}
 
     def policy(self, organization: str, policy_id: int, version: int) -> PolicyTold:
         """A policy in that version, while the compacted topic keeps it: a week at least. Reads one partition."""

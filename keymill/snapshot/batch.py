@@ -10,14 +10,14 @@ from typing import Any, Final, TypeVar
 
 import lmdb
 
-from keymill.core import view
+from keymill.core import claim_log, view
 from keymill.core.view import APPLIED, SAME, KidOwner, Verdict
 from keymill.snapshot import layout, peek, policy_index
 from keymill.snapshot.incoming import Candidate, Examined
 from keymill.snapshot.layout import KIDS, NAMES, PLACE, PLACE_SIZE, RECORDS
 from schemas import topics
 from schemas.codec import decode
-from schemas.records import AssetRecord, KeyRecord, PolicyRecord
+from schemas.records import AssetRecord, Claim, KeyRecord, PolicyRecord
 from schemas.values import KID_SIZE, Record
 
 R = TypeVar("R", bound=Record)
@@ -104,7 +104,7 @@ class Batch:
             record = _whole(candidate, PolicyRecord)
             return view.judge_policy_record(record, None if held is None else decode(held, PolicyRecord))
         if topic == topics.CLAIMS.name:
-            return APPLIED if held is None else SAME  # the lowest offset wins for ever
+            return APPLIED if held is None else _judge_claim(_whole(candidate, Claim), decode(held, Claim))
         return APPLIED if held != candidate.value else SAME
 
     def _judge_keys(self, candidate: Candidate, kids: list[bytes], held: bytes | None) -> Verdict:
@@ -149,6 +149,11 @@ def _all_new(txn: "lmdb.Transaction[bytes]", handle: Any, entries: dict[bytes, b
     with txn.cursor(handle) as cursor:
         _, added = cursor.putmulti([(key, entries[key]) for key in sorted(entries)], overwrite=False)
     return added == len(entries)
+
+
+def _judge_claim(new: Claim, held: Claim) -> Verdict:
+    """The lowest offset has won, until its claim is released."""
+    return SAME if claim_log.folded(held, new) is held else APPLIED
 
 
 def _judge_asset(candidate: Candidate, held: bytes | None) -> Verdict:

@@ -7,6 +7,7 @@ from typing import Any, Final, Self, TypeVar
 
 import lmdb
 
+from keymill.core.claim_log import winner
 from keymill.core.policy_records import requested
 from keymill.snapshot import layout, policy_index
 from keymill.snapshot.layout import Owner, Place, Rejection
@@ -155,7 +156,7 @@ class Reads:
 
     def claim(self, organization: str, kid: bytes) -> Claim | None:
         """The claim that won a KID, in a view that follows claims."""
-        return self._record(topics.CLAIMS, key_of(organization, kid.hex()), Claim)
+        return winner(self._record(topics.CLAIMS, key_of(organization, kid.hex()), Claim))
 
     def positions(self) -> dict[str, dict[int, int]]:
         """Per topic and partition, the next offset that is not in the view yet."""

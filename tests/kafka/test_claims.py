@@ -15,11 +15,17 @@ from typing import Any
 import pytest
 
 from keymill.core.derive import derive_chosen
+from keymill.kafka.outgoing import Outgoing
 from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
+from keymill.ops.changes import application
 from keymill.ops.credentials import Kind, create_credential
 from schemas import topics
+from schemas.codec import encode
+from schemas.ids import claim_key
 from schemas.partition import partition_for
+from schemas.records import Claim
+from schemas.values import LogPosition, Scheme
 from tests.drawn import ORGANIZATION
 from tests.e2e.leaks import files_of, leaks
 from tests.e2e.player import b64, token_for, unb64
@@ -155,6 +161,40 @@ def test_a_kill_between_claim_and_record_changes_nothing(site: Site, point: str)
     for number in range(len(kids)):
         found = sorted(status for index, _, (status, _) in answers if index == number)
         assert found == [201, 409], answers
+    site.verdict()
+
+
+def test_an_orphaned_claim_is_released_by_command(site: Site) -> None:
+    """A KID that a refused event claimed is refused to others, until it is released while no processor is at work."""
+    taken, orphaned = str(uuid.uuid4()), uuid.uuid4()
+    assert site.post("holder", taken)[0] == 201
+    refused = site.post("orphan", taken)[1]["event"]
+    claim = Claim(
+        organization=ORGANIZATION, kid=orphaned.bytes, asset="orphan", key_version=2, label="SD", scheme=Scheme.CBCS,
+        root_version=1, event=LogPosition(generation=0, offset=refused["offset"]),
+    )  # fmt: skip
+    record_key = claim_key(ORGANIZATION, orphaned.bytes)
+    partition = topics.partition_of(topics.CLAIMS, record_key, PARTITIONS)
+    with application(site.rig.bootstrap, {topics.CLAIMS.name: PARTITIONS}) as changes:
+        changes.make(
+            Outgoing(topic=topics.CLAIMS.name, record_key=record_key, value=encode(claim), partition=partition), "test"
+        )
+        changes.finish()
+    wait_for(lambda: site.post("wants-it", str(orphaned))[1].get("code") == "kid_taken")
+    site.rig.settle(*site.processors)
+    (row,) = told("claims", "release", *site.on(), code=1)["orphans"]
+    assert (row["kid"], row["asset"]) == (orphaned.hex, "orphan")
+    assert keymill("claims", "release", "--apply", "--wait", "0", *site.on()).returncode == 3
+    assert keymill("claims", "release", "--kid", taken, *site.on()).returncode == 2
+    for program in site.processors:
+        program.stop()
+    assert told("claims", "release", "--kid", str(orphaned), "--apply", *site.on())["applied"]
+    assert told("claims", "release", *site.on()) == {"orphans": [], "applied": False}
+    for program in site.processors:
+        program.again()
+        program.wait_ready()
+    assert site.post("wants-it", str(orphaned))[0] == 201
+    assert site.post("orphan", str(orphaned))[1]["code"] == "kid_taken"
     site.verdict()
 
 

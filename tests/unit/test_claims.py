@@ -9,6 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from keymill.core.claim_log import folded as folded_claims
+from keymill.core.claim_log import release_of, winner
 from keymill.core.claims import claims_of
 from keymill.core.derive import derive_chosen
 from keymill.core.envelope import unwrap_imported, unwrap_keys
@@ -22,7 +24,7 @@ from schemas.codec import encode
 from schemas.events import AssetEvent, TrackWish
 from schemas.ids import asset_key, claim_key
 from schemas.partition import partition_for
-from schemas.records import DeadLetter, KeyOrigin
+from schemas.records import Claim, DeadLetter, KeyOrigin
 from schemas.values import CLEAR_LABEL, Scheme
 from streams.decide import Decided, Decider
 from streams.runs import RawRecord
@@ -162,6 +164,23 @@ def test_only_the_same_material_of_the_same_version_is_a_repeat(world: World, ev
     decided = world.take(event)
     assert (decided.dead_letters == []) == (event == chosen(("SD", K)))
     assert world.known.keys == before
+
+
+def test_a_released_kid_goes_to_whoever_claims_it_next(world: World) -> None:
+    """An event claimed two KIDs and was refused: the one that it lost nothing by is free again once it is released."""
+    orphan = Claim(
+        organization="demo", kid=L, asset="bbb", key_version=2, label="SD", scheme=Scheme.CBCS, root_version=1,
+        event=at(0).position,
+    )  # fmt: skip
+    key = claim_key("demo", L)
+    world.known.claims[key] = orphan
+    assert world.refused(chosen(("SD", L), asset="second")).reason == "kid_taken"
+    stands = folded_claims(orphan, release_of(orphan))
+    assert winner(stands) is None
+    del world.known.claims[key]  # what a view says of a claim that was released
+    assert world.take(chosen(("SD", L), asset="second")).dead_letters == []
+    assert world.keys("second") == {L: (world.chosen_cek(L), KeyOrigin.CHOSEN)}
+    assert world.refused(chosen(("SD", L))).reason == "kid_taken"
 
 
 def test_several_tracks_of_a_version_may_share_a_kid(world: World) -> None:

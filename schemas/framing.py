@@ -16,7 +16,10 @@ from schemas.events import AssetEvent
 
 Headers = Sequence[tuple[str, bytes | None]]
 Registry = Callable[[int], str]
-"""A schema's JSON by its id at the schema registry; raises `UnknownKey` for an id that the registry does not have."""
+"""
+A schema's JSON by its id at the schema registry; raises `UnknownKey` for an id that the registry does not have, and
+`InvalidRecord` for one whose schema nobody can use.
+"""
 
 CONTENT_TYPE: Final = "content-type"
 JSON_TYPE: Final = "application/json"
@@ -49,6 +52,20 @@ def decode_event(value: bytes, headers: Headers = (), registry: Registry | None 
     raise InvalidRecord(f"value starts neither with Avro's C3 01 nor with Confluent's 00{hint}", field="value")
 
 
+def schema_id_of(value: bytes, headers: Headers = ()) -> int | None:
+    """The id of the schema that `decode_event` will ask the registry for; None when it asks for none."""
+    content_type = _content_type(headers)
+    if content_type and content_type not in AVRO_TYPES:
+        return None
+    if len(value) < CONFLUENT_HEADER or not value.startswith(CONFLUENT_MAGIC):
+        return None
+    return _schema_id(value)
+
+
+def _schema_id(value: bytes) -> int:
+    return int.from_bytes(value[1:CONFLUENT_HEADER], "big")
+
+
 def _content_type(headers: Headers) -> str:
     for name, value in headers:
         if name.lower() == CONTENT_TYPE:
@@ -61,7 +78,7 @@ def _decode_confluent(value: bytes, registry: Registry | None) -> AssetEvent:
         raise InvalidRecord("value has the Confluent frame, but no schema registry is configured", field="value")
     if len(value) < CONFLUENT_HEADER:
         raise InvalidRecord("value ends within the Confluent frame's schema id", field="value")
-    number = int.from_bytes(value[1:CONFLUENT_HEADER], "big")
+    number = _schema_id(value)
     try:
         text = registry(number)
     except UnknownKey:

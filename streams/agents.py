@@ -18,7 +18,7 @@ from streams.claimant import Claimant
 from streams.owner import Owner
 from streams.policies import PolicyKeeper
 from streams.provision import Provisioner
-from streams.registry import registry_lookup
+from streams.registry import NO_SCHEMAS, SchemaRegistry
 from streams.requests import PolicyRequester, Requester
 from streams.reread import read_events
 
@@ -31,10 +31,12 @@ def agents_of(
     keyring: Keyring,
     reader: SnapshotReader,
     publisher: Publisher,
+    registry: SchemaRegistry | None,
 ) -> Agents:
     """The agents of a processor, over one view and one publisher."""
     assets, changes = adopted[topics.ASSETS.name], adopted[topics.POLICY_CHANGES.name]
-    decoder = partial(framing.decode_event, registry=registry_lookup(settings.registry_url))
+    decoder = partial(framing.decode_event, registry=registry.cached if registry else None)
+    schemas = registry or NO_SCHEMAS
     keys = _owner(settings, topics.KEYS, topics.ASSETS, reader, publisher)
     kept = _owner(settings, topics.POLICIES, topics.POLICY_CHANGES, reader, publisher)
     decider = decide.Decider(keyring, decoder, partitions=assets.partitions, generation=assets.generation)
@@ -45,6 +47,7 @@ def agents_of(
             owner=keys,
             partitions=assets.partitions,
             claimant=_claimant(settings, adopted, reader, publisher),
+            schemas=schemas,
         ),
         PolicyKeeper(decider=keeper, owner=kept, partitions=changes.partitions),
         Requester(
@@ -53,6 +56,7 @@ def agents_of(
             partitions=assets.partitions,
             read=partial(read_events, settings.bootstrap, topics.ASSETS.name),
             of_policies=_policy_requester(settings, adopted, keeper, kept),
+            schemas=schemas,
         ),
     )
 

@@ -2,6 +2,7 @@
 
 import socket
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -26,7 +27,9 @@ class Health:
     def __init__(self, settings: ProcessorSettings, bound: socket.socket) -> None:
         self.waits_for: str | None = "the program is starting"
         self._heard = 0.0
-        self._readiness = Readiness(lambda: self.waits_for, self._hangs)
+        self.trouble: Callable[[], str | None] = lambda: None
+        """What hinders the agents while they go on trying."""
+        self._readiness = Readiness(lambda: self.waits_for, self._hangs, self._hindered)
         web = Starlette(routes=health_routes(self._readiness))
         self._thread = ServingThread(dress(web, program="processor"), settings=settings, bound=bound)
 
@@ -50,6 +53,9 @@ class Health:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._thread.close()
+
+    def _hindered(self) -> str | None:
+        return self.trouble()
 
     def _hangs(self) -> str | None:
         silent_s = time.monotonic() - self._heard if self._heard else 0.0

@@ -35,6 +35,7 @@ from streams.agents import Agents, agents_of
 from streams.app import App, agent, build_app
 from streams.health import Health
 from streams.owner import Owner
+from streams.registry import SchemaRegistry
 from streams.runs import TopicPartition
 from streams.worker import run_worker
 
@@ -74,7 +75,11 @@ def run(settings: ProcessorSettings) -> int:
             return 0
         # (4)
         health.waits_for = "the group has not assigned partitions yet"
-        app = _app(settings, agents_of(settings, adopted, keyring, reader, publisher), reader, follower, health)
+        registry = SchemaRegistry(settings.registry_url) if settings.registry_url else None
+        if registry:
+            health.trouble = lambda: registry.trouble
+        agents = agents_of(settings, adopted, keyring, reader, publisher, registry)
+        app = _app(settings, agents, reader, follower, health)
         return run_worker(app, stop_asked=lambda: stop.asked, on_stop=health.stopping)
 
 

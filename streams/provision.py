@@ -13,6 +13,8 @@ from streams.decide import Decided, Decider, Lookup
 from streams.overlay import Overlay
 from streams.owner import Owner
 from streams.publish import Agent
+from streams.registry import NO_SCHEMAS, Schemas
+from streams.runs import Run
 
 
 class Known(Kids):
@@ -34,13 +36,28 @@ class Known(Kids):
 
 
 class Provisioner(Agent[AssetRecord, Decided, Lookup]):
-    """Handles runs of the asset topic; *claimant* asks for the KIDs that callers chose or brought."""
+    """
+    Handles runs of the asset topic.
+
+    Args:
+        claimant: asks for the KIDs that callers chose or brought.
+        schemas: has those ready that events in the Confluent frame name.
+    """
 
     source = topics.ASSETS
 
-    def __init__(self, *, decider: Decider, owner: Owner[AssetRecord], partitions: int, claimant: Claimant) -> None:
+    def __init__(
+        self, *, decider: Decider, owner: Owner[AssetRecord], partitions: int, claimant: Claimant,
+        schemas: Schemas = NO_SCHEMAS,
+    ) -> None:  # fmt: skip
         super().__init__(decider=decider, owner=owner, partitions=partitions)
         self._claimant = claimant
+        self._schemas = schemas
+
+    async def begin(self, run: Run) -> Decided:
+        """See `Agent`."""
+        await self._schemas.prepare(run.records)
+        return await super().begin(run)
 
     def known(self, owner: Owner[AssetRecord], partitions: int) -> Lookup:
         """See `Agent`."""

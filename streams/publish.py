@@ -20,6 +20,7 @@ from schemas.topics import Topic
 from schemas.values import Record
 from streams.faults import crash_point
 from streams.owner import Due, Owner
+from streams.registry import SchemaMissing
 from streams.runs import RawRecord, Run
 
 YIELD_EVERY: Final = 64
@@ -112,7 +113,10 @@ class Agent(Generic[T, D, L]):
             for index, record in enumerate(run.records):
                 if index % YIELD_EVERY == YIELD_EVERY - 1:
                     await asyncio.sleep(0)
-                self._decider.record(record, decided, self._known)
+                try:
+                    self._decider.record(record, decided, self._known)
+                except SchemaMissing:
+                    return None  # forgotten since it was prepared, for others
             if generation is not self.owner.generation:
                 raise NotReady(f"{run!r} is given up: its partition has left")
             if not self.is_provisional(decided):

@@ -22,6 +22,7 @@ from streams import decide_requests, policy_repairs, publish
 from streams.claimant import Kids
 from streams.owner import Owner
 from streams.publish import Agent
+from streams.registry import NO_SCHEMAS, Schemas
 from streams.runs import RawRecord, Run
 
 ReadRecords = Callable[[int, Sequence[int]], dict[int, RawRecord]]
@@ -84,13 +85,18 @@ class Executor(Agent[T, R, L]):
 
     Args:
         read: reads the source's records that a run's repairs name, all in one go.
+        schemas: has those ready that these records name.
     """
 
     source = topics.REQUESTS
     pause_s = 1.0
 
-    def __init__(self, *, decider: Decides[R, L], owner: Owner[T], partitions: int, read: ReadRecords) -> None:
+    def __init__(
+        self, *, decider: Decides[R, L], owner: Owner[T], partitions: int, read: ReadRecords,
+        schemas: Schemas = NO_SCHEMAS,
+    ) -> None:  # fmt: skip
         super().__init__(decider=decider, owner=owner, partitions=partitions)
+        self._schemas = schemas
         self._requests = decider
         self._read = read
 
@@ -100,6 +106,7 @@ class Executor(Agent[T, R, L]):
         decided = await super().begin(run)
         if offsets := self._requests.wanted(run):
             decided.named = await asyncio.to_thread(self._read, run.partition, offsets)
+            await self._schemas.prepare(decided.named.values())
         return decided
 
     def restored(self, decided: R) -> Sequence[DeadLetter]:
@@ -129,9 +136,9 @@ class Requester(Executor[AssetRecord, decide_requests.Decided, decide_requests.L
 
     def __init__(
         self, *, decider: decide_requests.Decider, owner: Owner[AssetRecord], partitions: int, read: ReadRecords,
-        of_policies: PolicyRequester,
+        of_policies: PolicyRequester, schemas: Schemas = NO_SCHEMAS,
     ) -> None:  # fmt: skip
-        super().__init__(decider=decider, owner=owner, partitions=partitions, read=read)
+        super().__init__(decider=decider, owner=owner, partitions=partitions, read=read, schemas=schemas)
         self._of_policies = of_policies
 
     def known(self, owner: Owner[AssetRecord], partitions: int) -> decide_requests.Lookup:

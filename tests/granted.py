@@ -14,7 +14,9 @@ from tests import builders
 def key(label: str = "HD", number: int = 1) -> GrantedKey:
     """A granted key; KID, CEK and IV are told apart by their bytes."""
     clear = ClearKey(cek=Secret(bytes([number, 1]) * 8), iv=Secret(bytes([number, 2]) * 8))
-    return GrantedKey(kid=bytes([number, 3]) * 8, label=label, scheme=Scheme.CBCS, clear=clear, key_version=1)
+    return GrantedKey(
+        kid=bytes([number, 3]) * 8, label=label, labels=(label,), scheme=Scheme.CBCS, clear=clear, key_version=1
+    )
 
 
 def granted(

@@ -5,8 +5,9 @@ import base64
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -16,13 +17,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from keymill.config import ProxySettings
+from keymill.core.derive import derive_chosen
 from keymill.core.envelope import unwrap_keys
 from keymill.core.folding import fold
-from keymill.core.provisioning import make_key_record, needed
+from keymill.core.provisioning import GivenKey, make_key_record, needed
 from keymill.kms.keyfile import KeyFile, add_organization, create_key_file
 from keymill.kms.keyring import Keyring
 from keymill.proxy.app import application
 from keymill.proxy.life import STATE_S, Life
+from keymill.secret import Secret
 from keymill.snapshot import store
 from keymill.snapshot.state import Heartbeat, HeartbeatFile, boot_id
 from keymill.snapshot.writer import SnapshotWriter
@@ -30,7 +33,7 @@ from schemas.access import Credential, OrganizationCreated, Service, TokenKey
 from schemas.events import AssetEvent
 from schemas.ids import asset_key, scoped_key
 from schemas.policy import Policy
-from schemas.records import AssetRecord, KeyRecord, PolicyRecord, PolicyState
+from schemas.records import AssetRecord, KeyOrigin, KeyRecord, PolicyRecord, PolicyState
 from schemas.values import DrmSystem, LogPosition, Record
 from tests import builders
 from tests.fakes import LicenseServer, LicenseServers
@@ -56,13 +59,30 @@ def challenge(*kids: bytes, type: str | None = "temporary") -> bytes:
     return json.dumps(body if type is None else {**body, "type": type}).encode()
 
 
-def key_records(keyring: Keyring, asset: AssetRecord) -> Iterator[tuple[bytes, KeyRecord, dict[bytes, bytes]]]:
-    """What the processor publishes for an asset: record key, key record, and the clear keys by KID."""
+def key_records(
+    keyring: Keyring, asset: AssetRecord, brought: Mapping[bytes, bytes] = MappingProxyType({})
+) -> Iterator[tuple[bytes, KeyRecord, dict[bytes, bytes]]]:
+    """
+    What the processor publishes for an asset: record key, key record, and the clear keys by KID.
+
+    Args:
+        brought: the keys that were imported, by KID; other KIDs that a caller names are chosen ones.
+    """
     for need in needed(asset, None):
         keys = keyring.keys_for(asset.organization, need.root_version)
-        made = make_key_record(asset, need, keys)
+        named = [track.kid for track in need.tracks if track.kid is not None]
+        given = {kid: given_key(keys.prk, asset.organization, kid, brought.get(kid)) for kid in named}
+        made = make_key_record(asset, need, keys, given)
         clear = unwrap_keys(keys.kek, keys.k_fp, made)
         yield need.record_key, made, {t.kid: key.cek.reveal() for t, key in zip(made.tracks, clear, strict=True)}
+
+
+def given_key(prk: Secret, organization: str, kid: bytes, cek: bytes | None) -> GivenKey:
+    """The key of a KID that a caller brought, or chose."""
+    if cek is not None:
+        return GivenKey(kid=kid, cek=Secret(cek), iv=Secret(b"i" * 16), origin=KeyOrigin.IMPORTED)
+    key = derive_chosen(prk, organization, kid)
+    return GivenKey(kid=kid, cek=key.cek, iv=key.iv, origin=KeyOrigin.CHOSEN)
 
 
 class ProxyRig:
@@ -81,6 +101,7 @@ class ProxyRig:
         self.heartbeat = HeartbeatFile(self.writer.folder, write=True)
         self.beat()
         self.clear: dict[bytes, bytes] = {}
+        self.given: dict[bytes, bytes] = {}
         self.kids: dict[tuple[str, str, int, str], bytes] = {}
         self._offset = 0
         self.signers = {name: Ed25519PrivateKey.generate() for name in ORGANIZATIONS}
@@ -175,7 +196,7 @@ class ProxyRig:
     def take(self, event: AssetEvent, held: AssetRecord | None = None) -> AssetRecord:
         """The records of any event."""
         record = fold(event, at=builders.at(self._next()), held=held, root_version=1).asset
-        for record_key, made, clear in key_records(self.keyring, record):
+        for record_key, made, clear in key_records(self.keyring, record, self.given):
             self.clear |= clear
             period = made.period.index if made.period else -1
             for track in made.tracks:

@@ -93,19 +93,38 @@ def unnamed(policies: Iterable[Policy], labels: Iterable[str]) -> tuple[str, ...
     return tuple(label for label in labels if not all(allows(named, label) for named in lists))
 
 
-def widevine_terms(policy: Policy, label: str) -> WidevineTerms:
-    """What Widevine demands for a track."""
-    return _track_terms(policy, label, "widevine") or WidevineTerms()
+def widevine_terms(policy: Policy, *labels: str) -> WidevineTerms:
+    """What Widevine demands for the key of these tracks: the strictest demands of them all."""
+    return _key_terms(policy, labels, "widevine") or WidevineTerms()
 
 
-def playready_terms(policy: Policy, label: str) -> PlayReadyTerms:
-    """What PlayReady demands for a track."""
-    return _track_terms(policy, label, "playready") or PlayReadyTerms()
+def playready_terms(policy: Policy, *labels: str) -> PlayReadyTerms:
+    """What PlayReady demands for the key of these tracks."""
+    return _key_terms(policy, labels, "playready") or PlayReadyTerms()
 
 
-def fairplay_terms(policy: Policy, label: str) -> FairPlayTerms:
-    """What FairPlay demands for a track."""
-    return _track_terms(policy, label, "fairplay") or FairPlayTerms()
+def fairplay_terms(policy: Policy, *labels: str) -> FairPlayTerms:
+    """What FairPlay demands for the key of these tracks."""
+    return _key_terms(policy, labels, "fairplay") or FairPlayTerms()
+
+
+def _key_terms(policy: Policy, labels: Sequence[str], system: str) -> Any:
+    """One key may serve several tracks, and a track may be a union of labels (`HD+UHD1`): whatever their order."""
+    named = {track.label for track in policy.tracks or ()}
+    single = [part for label in labels for part in ((label,) if label in named else label.split("+"))]
+    every = [_track_terms(policy, label, system) for label in dict.fromkeys(single)]
+    if len(every) == 1:
+        return every[0]
+    tightest = _tightest(every)
+    if tightest is None:
+        return None
+    said = [terms or type(tightest)() for terms in every]
+    permissions = {
+        name: _unanimous([getattr(terms, name) for terms in said])
+        for name in tightest.__struct_fields__
+        if _STRICTER[name] is _permitted
+    }
+    return msgspec.structs.replace(tightest, **permissions)
 
 
 def _track_terms(policy: Policy, label: str, system: str) -> Any:
@@ -154,6 +173,11 @@ def _tighter(first: Any, second: Any) -> Any:
 def _permitted(first: bool | None, *others: bool | None) -> bool | None:
     """Permission is the first one's to give: absent there, nobody after it can say yes, but everybody no."""
     return False if False in others else first
+
+
+def _unanimous(values: Sequence[bool | None]) -> bool | None:
+    """Permission that tracks give together: all must say yes, and one no is no."""
+    return False if False in values else True if set(values) == {True} else None
 
 
 def _either(*values: bool | None) -> bool | None:

@@ -4,6 +4,7 @@ Who may have which keys under what terms: steps 4 to 6 of the license procedure 
 A refusal is a value. Its code is stable and listed in docs/errors.md; its message is safe to show to a player.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from keymill.core.merging import allows, override, released, tighten, unnamed
@@ -11,7 +12,7 @@ from keymill.core.period import is_licensable
 from keymill.errors import InvalidRecord
 from schemas.access import Entitlement
 from schemas.policy import Policy
-from schemas.records import AssetRecord, AssetState, KeyRecord, PolicyRecord
+from schemas.records import AssetRecord, AssetState, KeyOrigin, KeyRecord, PolicyRecord, TrackKey
 from schemas.values import CLEAR_LABEL, TRACK_TYPES, Record, check_labels
 
 BUILT_IN_DEFAULT: Final = Policy(can_play=True)
@@ -77,16 +78,41 @@ class Grant(Record, frozen=True, kw_only=True):
     tracks: tuple[str, ...]
     now_ms: int
 
-    def covers(self, record: KeyRecord, label: str, *, clear: bool = False) -> bool:
+    def covers(self, record: KeyRecord, *labels: str, clear: bool = False) -> bool:
         """
-        Whether that track's key of an asset's key record may be given: live, of this period and the next.
+        Whether a key of an asset's key record may be given: live, of this period and the next.
 
         Args:
+            labels: every track that the key opens (`opened`): all of them must be granted.
             clear: the key is handed out as it is, so it must be HLS_AES128's, which in turn is in no license.
         """
-        if (label == CLEAR_LABEL) != clear or label not in self.tracks:
+        if any((label == CLEAR_LABEL) != clear or label not in self.tracks for label in labels):
             return False
         return record.period is None or is_licensable(record.period, self.now_ms)
+
+
+def opened(asset: AssetRecord, record: KeyRecord, track: TrackKey) -> tuple[str, ...]:
+    """
+    Every label that the key of a key record's *track* opens, as far as record and asset tell; *track*'s own first.
+
+    One key serves all tracks of a scheme where the version has a single key, and all that bear one KID, whichever
+    events brought them.
+    """
+    labels = [track.label, *(each.label for each in record.tracks if each.kid == track.kid)]
+    if record.period is None and record.key_version <= len(asset.versions):
+        version = asset.versions[record.key_version - 1]
+        single = version.single_key and track.origin is KeyOrigin.DERIVED and track.label != CLEAR_LABEL
+        for each in (each for key_set in version.key_sets for each in key_set.tracks):
+            shared = single and each.kid is None and each.scheme is track.scheme and each.label != CLEAR_LABEL
+            if shared or each.kid == track.kid:
+                labels.append(each.label)
+    return tuple(dict.fromkeys(labels))
+
+
+def highest(labels: Sequence[str]) -> str:
+    """The label of a shared key where only one can be said: sound below SD < HD < UHD1 < UHD2, any other above."""
+    order = (*_AUDIO, "SD", *_HD, "UHD1", "UHD2")
+    return max(labels, key=lambda label: order.index(label) if label in order else len(order))
 
 
 def effective_policy(asset: AssetRecord, stored: PolicyRecord | None) -> Policy | Refusal:

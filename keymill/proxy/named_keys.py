@@ -12,7 +12,7 @@ from keymill.errors import InvalidRecord
 from keymill.proxy.auth import Claims
 from keymill.proxy.keys import ProxyKeys
 from keymill.proxy.request import Reason, Refusal
-from keymill.proxy.steps import Candidate, candidates, unasked, unwrap
+from keymill.proxy.steps import Candidate, Chosen, candidates, opened_by, unasked, unwrap
 from keymill.snapshot.reads import Reads
 from schemas.policy import Policy
 from schemas.records import AssetRecord
@@ -24,7 +24,7 @@ _PLAYERS_KEY: Final = Refusal(
 
 def policy_of(message: WidevineMessage, asset: AssetRecord, view: Reads) -> Policy | Refusal:
     """What a request says about the policy, each of its specs under the track whose KID it names."""
-    labels = {spec.kid: label for spec in message.by_kid for label in track_labels(spec.kid, asset, view)}
+    labels = {spec.kid: track_labels(spec.kid, asset, view) for spec in message.by_kid}
     try:
         return message.resolved(labels)
     except InvalidRecord as error:
@@ -54,7 +54,7 @@ def strange_key(
         meant = _meant(each, asset, view, now_ms)
         if not meant:
             return _mismatch(f"a key was sent for {name}, which the asset does not have")
-        opened = unwrap(meant, keys)
+        opened = unwrap([Chosen(*each, (each[0].tracks[each[1]].label,)) for each in meant], keys)
         if isinstance(opened, Refusal):
             return opened
         if not any(key.clear.cek == each.cek for key in opened):
@@ -65,7 +65,7 @@ def strange_key(
 def track_labels(kid: bytes, asset: AssetRecord, view: Reads) -> tuple[str, ...]:
     """The labels of the asset's tracks with that KID: several where one key serves all, none where it has no such."""
     found = candidates(asset, (kid,), view) or ()
-    return tuple(record.tracks[index].label for record, index in found)
+    return tuple(dict.fromkeys(label for each in found for label in opened_by(each, asset, view)))
 
 
 def _meant(named: MessageKey, asset: AssetRecord, view: Reads, now_ms: int) -> list[Candidate]:

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from keymill.core.credentials import ORGANIZATION_ID
 from keymill.core.licensable import MAX_LICENSED_KEYS, NamedPeriod, licensable
-from keymill.core.policy import Grant
+from keymill.core.policy import Grant, highest, opened
 from keymill.errors import Corrupt
 from keymill.proxy.auth import Claims
 from keymill.proxy.keys import MissingKek, ProxyKeys
@@ -19,11 +19,21 @@ from keymill.snapshot.reads import Reads
 from keymill.snapshot.state import ViewState
 from schemas.access import OrganizationCreated, Service
 from schemas.policy import Policy
-from schemas.records import AssetRecord, KeyRecord
-from schemas.values import KID_SIZE, DrmSystem
+from schemas.records import AssetRecord, KeyOrigin, KeyRecord
+from schemas.values import CLEAR_LABEL, KID_SIZE, DrmSystem
 
 Candidate = tuple[KeyRecord, int]
 """A key record and the index of one of its tracks."""
+
+
+class Chosen(NamedTuple):
+    """A candidate that may be given, with the labels of all tracks that its key opens."""
+
+    record: KeyRecord
+    at: int
+    labels: tuple[str, ...]
+
+
 _UNNAMED: Final = OrganizationCreated(display_name="")
 
 
@@ -103,9 +113,11 @@ def choose(
     *,
     clear: bool = False,
     named: Collection[NamedPeriod] = (),
-) -> list[Candidate] | Refusal:
+) -> list[Chosen] | Refusal:
     """
     Of the asset's keys those that were asked for and are granted, in the asked order; none left is a refusal.
+
+    A key is granted if every track that it opens is.
 
     Args:
         clear: the key is to be handed out as it is (`Grant.covers`).
@@ -120,9 +132,56 @@ def choose(
         if located is None:
             return absent(state, Reason.UNKNOWN_KID, "none of the KIDs is known")
         found = located
-    covered = (each for each in found if granted.covers(each[0], each[0].tracks[each[1]].label, clear=clear))
+    withheld: dict[str, tuple[str, ...]] = {}
+    covered = _covered(found, asset, granted, view, clear, withheld)
     chosen = list(covered if asked.kids is not None else _at_most(MAX_LICENSED_KEYS, covered))
-    return chosen or Refusal(reason=Reason.NO_KEY_ALLOWED, message="policy and token allow none of these keys")
+    return chosen or Refusal(reason=Reason.NO_KEY_ALLOWED, message=_none_allowed(withheld))
+
+
+def opened_by(candidate: Candidate, asset: AssetRecord, view: Reads) -> tuple[str, ...]:
+    """
+    The label of every track that a candidate's key opens, its own first.
+
+    A KID that a caller brought may be the one of a key that is derived in another record: the index tells which.
+    """
+    record, index = candidate
+    track = record.tracks[index]
+    labels = opened(asset, record, track)
+    if track.origin is KeyOrigin.DERIVED:
+        return labels
+    owner = view.owner(asset.organization, track.kid)
+    first = view.key_record(owner.record_key) if owner else None
+    if first is None or first == record:
+        return labels
+    others = (opened(asset, first, each) for each in first.tracks if each.kid == track.kid)
+    return tuple(dict.fromkeys((*labels, *(label for each in others for label in each))))
+
+
+def _covered(
+    found: Iterable[Candidate],
+    asset: AssetRecord,
+    granted: Grant,
+    view: Reads,
+    clear: bool,
+    withheld: dict[str, tuple[str, ...]],
+) -> Iterator[Chosen]:
+    """Those that may be given. Into *withheld*, by a label that is granted, what its key opens that is not."""
+    for record, index in found:
+        own = record.tracks[index].label
+        if not granted.covers(record, own, clear=clear):
+            continue
+        labels = opened_by((record, index), asset, view)
+        if granted.covers(record, *labels, clear=clear):
+            yield Chosen(record, index, labels)
+        else:
+            withheld[own] = tuple(label for label in labels if label not in granted.tracks)
+
+
+def _none_allowed(withheld: dict[str, tuple[str, ...]]) -> str:
+    if not withheld:
+        return "policy and token allow none of these keys"
+    label, others = next(iter(withheld.items()))
+    return f"the key of {label} also opens {', '.join(others) or CLEAR_LABEL}, which policy and token do not allow"
 
 
 def candidates(asset: AssetRecord, kids: Iterable[bytes], view: Reads) -> list[Candidate] | None:
@@ -163,28 +222,28 @@ def named_periods(request: LicenseRequest, asset: AssetRecord, view: Reads) -> f
     )
 
 
-def _at_most(count: int, found: Iterable[Candidate]) -> Iterator[Candidate]:
-    """The first candidates of so many KIDs; nothing is read for more."""
+def _at_most(count: int, found: Iterable[Chosen]) -> Iterator[Chosen]:
+    """The first of so many KIDs; nothing is read for more."""
     kids: set[bytes] = set()
-    for record, index in found:
-        kids.add(record.tracks[index].kid)
+    for each in found:
+        kids.add(each.record.tracks[each.at].kid)
         if len(kids) > count:
             return
-        yield record, index
+        yield each
 
 
-def unwrap(chosen: Iterable[Candidate], keys: ProxyKeys) -> tuple[GrantedKey, ...] | Refusal:
-    """The clear keys, each KID once."""
+def unwrap(chosen: Iterable[Chosen], keys: ProxyKeys) -> tuple[GrantedKey, ...] | Refusal:
+    """The clear keys, each KID once, under the label of the highest track that it opens."""
     granted: dict[bytes, GrantedKey] = {}
     try:
-        for record, index in chosen:
-            opened, clear = keys.open(record)
-            track = opened.tracks[index]
+        for record, index, labels in chosen:
+            opened_record, clear = keys.open(record)
+            track = opened_record.tracks[index]
             granted.setdefault(
                 track.kid,
                 GrantedKey(
-                    kid=track.kid, label=track.label, scheme=track.scheme, clear=clear[index],
-                    key_version=opened.key_version,
+                    kid=track.kid, label=highest(labels), labels=labels, scheme=track.scheme, clear=clear[index],
+                    key_version=opened_record.key_version,
                 ),
             )  # fmt: skip
     except MissingKek as error:

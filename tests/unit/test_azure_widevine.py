@@ -298,10 +298,10 @@ def test_a_spec_may_name_its_track_by_key_id():
     message = request({"content_key_specs": [spec]})
     assert message.injected == (MessageKey(cek=Secret(CEK), kid=KID),)
     terms = TrackTerms(label="HD", kid=KID, widevine=WidevineTerms(security_level=3))
-    assert message.resolved({KID: "HD"}).tracks == (terms,)
+    assert message.resolved({KID: ["HD"]}).tracks == (terms,)
     assert message.resolved({}).tracks == ()
     twice = request({"content_key_specs": [spec, {"track_type": "HD"}]})
-    assert refused(None, lambda _: twice.resolved({KID: "HD"}))[0] == "content_key_specs.key_id"
+    assert refused(None, lambda _: twice.resolved({KID: ["HD"]}))[0] == "content_key_specs.key_id"
     nothing = {"content_key_specs": [{"key": base64.b64encode(CEK).decode()}]}
     assert refused(nothing, request)[0] == "content_key_specs.track_type"
 

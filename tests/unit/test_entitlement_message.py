@@ -199,7 +199,7 @@ def test_what_cannot_be_said_is_named(demanded: WidevineTerms, named: str | None
 def test_every_demand_is_said_or_refused(hdcp: Hdcp, cgms: Cgms) -> None:
     """Nothing falls through: what demands something has a word, or there is no license."""
     policy = Policy(can_play=True, widevine=WidevineTerms(hdcp=hdcp, cgms=cgms))
-    said = usage_policy(policy, DrmSystem.WIDEVINE, "HD").widevine
+    said = usage_policy(policy, DrmSystem.WIDEVINE, ["HD"]).widevine
     assert said is not None
     refused = unsayable(policy, DrmSystem.WIDEVINE, ["HD"]) is not None
     assert (hdcp is Hdcp.HDCP_NONE) == (said.hdcp is None and not refused)

@@ -10,7 +10,7 @@ Azure Media Services' Widevine license template, as a stored policy and as a lic
 content_key_specs must name every track that the asset declared (`keymill.core.policy.uncovered`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -77,22 +77,22 @@ class WidevineMessage(Record, frozen=True, kw_only=True):
         named += [sent.kid for sent in self.injected]
         return tuple(dict.fromkeys(kid for kid in named if kid is not None))
 
-    def resolved(self, labels: Mapping[bytes, str]) -> Policy:
+    def resolved(self, labels: Mapping[bytes, Sequence[str]]) -> Policy:
         """
         The policy with every spec under its track type.
 
         Args:
-            labels: the track type of each of the asset's KIDs; a spec for a KID that is not among them says nothing.
+            labels: the track types that the key of each of the asset's KIDs opens, all of which a spec for that KID is
+                about; one for a KID that is not among them says nothing.
 
         Raises:
             InvalidRecord: two specs are for one track.
         """
         tracks = list(self.policy.tracks or ())
         for spec in self.by_kid:
-            label = labels.get(spec.kid)
-            if label is not None and any(track.label == label for track in tracks):
-                raise InvalidRecord(f"content_key_specs names {label} twice", field="content_key_specs.key_id")
-            if label is not None:
+            for label in labels.get(spec.kid, ()):
+                if any(track.label == label for track in tracks):
+                    raise InvalidRecord(f"content_key_specs names {label} twice", field="content_key_specs.key_id")
                 tracks.append(TrackTerms(label=label, kid=spec.kid, widevine=spec.widevine))
         return msgspec.structs.replace(self.policy, tracks=tuple(tracks)) if self.by_kid else self.policy
 

@@ -25,10 +25,17 @@ PARSES_NOTHING: Final = Refusal(
 
 
 class GrantedKey(Record, frozen=True, kw_only=True):
-    """One key that this caller may have."""
+    """
+    One key that this caller may have.
+
+    Args:
+        label: of the highest track that it opens.
+        labels: of every track that it opens: its terms are the strictest of them all.
+    """
 
     kid: bytes
     label: str
+    labels: tuple[str, ...]
     scheme: Scheme
     clear: ClearKey
     key_version: int

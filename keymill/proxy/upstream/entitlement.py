@@ -40,7 +40,7 @@ class Entitlement:
         """See `Upstream`."""
         if granted.parse_only:
             return PARSES_NOTHING
-        demand = unsayable(granted.policy, self._system, [key.label for key in granted.keys])
+        demand = unsayable(granted.policy, self._system, [label for key in granted.keys for label in key.labels])
         if demand:
             message = f"the policy demands {demand}, which this license server cannot be told"
             return Refusal(reason=Reason.POLICY_UNENFORCEABLE, message=message)

@@ -20,7 +20,7 @@ import msgspec
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from keymill.proxy.upstream.contract import Granted, GrantedKey
-from keymill.proxy.upstream.entitlement_terms import LicenseTerms, UsagePolicy, license_terms, usage_policy
+from keymill.proxy.upstream.entitlement_terms import LicenseTerms, UsagePolicy, license_terms, policy_name, usage_policy
 from keymill.secret import Secret
 from schemas.values import DrmSystem
 
@@ -74,13 +74,15 @@ def license_message(granted: Granted, *, key: Secret, key_id: str, expires_ms: i
 
 def _entitling(granted: Granted, granted_keys: Sequence[GrantedKey], key: Secret, key_id: str, expires_ms: int) -> str:
     keys = tuple(_key(each, granted, key) for each in granted_keys)
-    labels = dict.fromkeys(each.label for each in granted_keys)
+    policies = dict.fromkeys(each.labels for each in granted_keys)
     message = _Message(
         type="entitlement_message",
         version=2,
         license=license_terms(granted.policy, granted.drm_system),
         content_keys_source=_Keys(inline=keys),
-        content_key_usage_policies=tuple(usage_policy(granted.policy, granted.drm_system, label) for label in labels),
+        content_key_usage_policies=tuple(
+            usage_policy(granted.policy, granted.drm_system, labels) for labels in policies
+        ),
     )
     return _signed(message, key, key_id, expires_ms)
 
@@ -110,7 +112,7 @@ def _key(key: GrantedKey, granted: Granted, communication_key: Secret) -> _Key:
         id=str(uuid.UUID(bytes=key.kid)),
         encrypted_key=_text(encrypted_key(key.kid, key.clear.cek, communication_key)),
         iv=_text(key.clear.iv.reveal()) if fairplay else None,
-        usage_policy=key.label,
+        usage_policy=policy_name(key.labels),
     )
 
 

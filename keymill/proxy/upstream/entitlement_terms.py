@@ -10,7 +10,7 @@ that does not know them denies the license.
 """
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, assert_never
 
 import msgspec
@@ -108,15 +108,21 @@ def unsayable(policy: Policy, system: DrmSystem, labels: Iterable[str]) -> str |
     return None
 
 
-def usage_policy(policy: Policy, system: DrmSystem, label: str) -> UsagePolicy:
-    """The demands of a track in that DRM system, under the track's label."""
+def policy_name(labels: Sequence[str]) -> str:
+    """The name of the demands of a key that opens these tracks; no label has a slash."""
+    return "/".join(labels)
+
+
+def usage_policy(policy: Policy, system: DrmSystem, labels: Sequence[str]) -> UsagePolicy:
+    """The demands in that DRM system of a key that opens these tracks."""
+    name = policy_name(labels)
     match system:
         case DrmSystem.WIDEVINE:
-            return UsagePolicy(name=label, widevine=_widevine(policy, label))
+            return UsagePolicy(name=name, widevine=_widevine(policy, labels))
         case DrmSystem.PLAYREADY:
-            return UsagePolicy(name=label, playready=_playready(policy, label))
+            return UsagePolicy(name=name, playready=_playready(policy, labels))
         case DrmSystem.FAIRPLAY:
-            return UsagePolicy(name=label, fairplay=_fairplay(policy, label))
+            return UsagePolicy(name=name, fairplay=_fairplay(policy, labels))
         case DrmSystem.CLEARKEY:
             raise ValueError("the proxy itself makes ClearKey licenses")
     assert_never(system)
@@ -144,8 +150,8 @@ def license_terms(policy: Policy, system: DrmSystem) -> LicenseTerms:
     )
 
 
-def _widevine(policy: Policy, label: str) -> _Widevine:
-    terms = widevine_terms(policy, label)
+def _widevine(policy: Policy, labels: Sequence[str]) -> _Widevine:
+    terms = widevine_terms(policy, *labels)
     return _Widevine(
         device_security_level=_LEVELS[terms.security_level] if terms.security_level else None,
         cgms=_CGMS.get(terms.cgms) if terms.cgms else None,
@@ -154,8 +160,8 @@ def _widevine(policy: Policy, label: str) -> _Widevine:
     )
 
 
-def _playready(policy: Policy, label: str) -> _PlayReady:
-    terms = playready_terms(policy, label)
+def _playready(policy: Policy, labels: Sequence[str]) -> _PlayReady:
+    terms = playready_terms(policy, *labels)
     video = terms.digital_video_level
     return _PlayReady(
         min_device_security_level=terms.security_level,
@@ -169,8 +175,8 @@ def _playready(policy: Policy, label: str) -> _PlayReady:
     )
 
 
-def _fairplay(policy: Policy, label: str) -> _FairPlay:
-    terms = fairplay_terms(policy, label)
+def _fairplay(policy: Policy, labels: Sequence[str]) -> _FairPlay:
+    terms = fairplay_terms(policy, *labels)
     return _FairPlay(
         hdcp=None if terms.hdcp_enforcement is None else _FAIRPLAY_HDCP[terms.hdcp_enforcement],
         allow_airplay=terms.allow_airplay,

@@ -93,7 +93,7 @@ def license_message(granted: Granted) -> bytes:
             policy_overrides=_overrides(policy),
             session_init=_session(policy),
             use_policy_overrides_exclusively=request.use_policy_overrides_exclusively if request else None,
-            override_device_revocation=_revocation([widevine_terms(policy, key.label) for key in granted.keys]),
+            override_device_revocation=_revocation([widevine_terms(policy, *key.labels) for key in granted.keys]),
             parse_only=granted.parse_only,
         )
     )
@@ -120,7 +120,7 @@ def signature(message: bytes, *, key: Secret, iv: Secret) -> bytes:
 
 
 def _key_spec(key: GrantedKey, policy: Policy, *, with_key: bool) -> _KeySpec:
-    terms = widevine_terms(policy, key.label)
+    terms = widevine_terms(policy, *key.labels)
     return _KeySpec(
         track_type=key.label if key.label in DEFAULT_LABELS else None,  # Widevine knows these; the key id says the rest
         key_id=_text(key.kid),

@@ -6,7 +6,7 @@ The `.avsc` files beside this module are the contract; field names and order are
 from enum import StrEnum
 
 from schemas import ids
-from schemas.values import Record, check_least, check_text
+from schemas.values import MAX_TIME_MS, Record, check_least, check_range, check_text
 
 
 class RequestKind(StrEnum):
@@ -112,6 +112,10 @@ class ProgramReport(Record, frozen=True, kw_only=True):
     progress: tuple[TopicProgress, ...] = ()
     keks: tuple[KekEpochs, ...] = ()
 
+    def __post_init__(self) -> None:
+        for name in ("started", "at", "stopped"):
+            check_range(getattr(self, name), 0, MAX_TIME_MS, name)
+
 
 class AuditSummary(Record, frozen=True, kw_only=True):
     """How the last audit ended; `at` is epoch ms, `differences` counts them all."""
@@ -124,3 +128,6 @@ class AuditSummary(Record, frozen=True, kw_only=True):
     assets: int
     key_records: int
     policies: int
+
+    def __post_init__(self) -> None:
+        check_range(self.at, 0, MAX_TIME_MS, "at")

@@ -34,7 +34,7 @@ from keymill.kafka.cluster import (
     group_offsets,
     group_state,
 )
-from keymill.kafka.drift import COPARTITIONED, Difference, differences
+from keymill.kafka.drift import COPARTITIONED, Difference, differences, unreadable
 from keymill.telemetry import logger
 from schemas.records import TopicAdopted
 from schemas.topics import ADOPTIONS, ASSETS, BY_NAME, CATALOGUE, PARTITIONS
@@ -94,8 +94,8 @@ def check_topics(
         partitions: expected of topics that are not adopted yet.
         replicas: expected replication factor.
     """
-    found, _ = _compare(bootstrap, list(names), partitions, replicas)
-    return sorted(found, key=lambda difference: not difference.fatal)
+    found, adoptions = _compare(bootstrap, list(names), partitions, replicas)
+    return sorted([*found, *unreadable(adoptions.unreadable)], key=lambda difference: not difference.fatal)
 
 
 def require_topics(bootstrap: str, names: Iterable[str]) -> dict[str, TopicAdopted]:
@@ -114,7 +114,7 @@ def require_topics(bootstrap: str, names: Iterable[str]) -> dict[str, TopicAdopt
         raise Misconfigured("the topics are not what they must be: " + " | ".join(map(str, fatal)))
     for difference in found:
         log.warning("topic_drift", topic=difference.topic, config=difference.what, difference=str(difference))
-    return {name: adoptions[name] for name in wanted}
+    return {name: adoptions.held[name] for name in wanted}
 
 
 def plan_adoption(bootstrap: str, names: Sequence[str] = (), *, generation: int | None = None) -> list[Takeover]:
@@ -160,12 +160,10 @@ def _ground(bootstrap: str, states: Mapping[str, TopicState], ends: Ends) -> tup
 
 def _compare(
     bootstrap: str, names: list[str], partitions: int | None, replicas: int | None
-) -> tuple[list[Difference], dict[str, TopicAdopted]]:
+) -> tuple[list[Difference], Adoptions]:
     joined = set(COPARTITIONED) if set(names) & set(COPARTITIONED) else set()
     states = describe(bootstrap, sorted({ADOPTIONS.name, *names} | joined))
     found = read_adoptions(bootstrap) if ADOPTIONS.name in states else Adoptions({})
-    for each in found.unreadable:
-        log.warning("record cannot be read", topic=each.topic, record=str(each), reason=each.reason)
     # Nobody starts before the topic of adoptions is adopted, which comes last: until then some may be missing.
     checked = list(dict.fromkeys((ADOPTIONS.name, *names)))
-    return differences(checked, states, found.held, partitions=partitions, replicas=replicas), dict(found.held)
+    return differences(checked, states, found.held, partitions=partitions, replicas=replicas), found

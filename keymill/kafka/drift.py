@@ -1,10 +1,11 @@
 """How topics differ from the catalogue and from what was adopted. Pure."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from keymill.kafka.cluster import TopicState
+from keymill.kafka.latest import Unreadable
 from schemas.records import TopicAdopted
 from schemas.topics import ADOPTIONS, ASSETS, BY_NAME, DEAD_LETTERS, KEYS, POLICIES, POLICY_CHANGES, REQUESTS, Topic
 
@@ -63,6 +64,16 @@ def differences(
         found += _partitions(state, adopted.partitions if adopted else partitions)
         found += _configs(BY_NAME[name], state, replicas)
     return [*found, *_uneven(states)]
+
+
+def unreadable(records: Sequence[Unreadable]) -> Iterator[Difference]:
+    """What a topic holds that nobody can read, if anything."""
+    if records:
+        yield Difference(
+            topic=records[0].topic, what="records", expected="readable", fatal=False,
+            found=f"passed over {len(records)} times, first {records[0]}",
+            advice="see docs/runbook.md, A record cannot be read",
+        )  # fmt: skip
 
 
 def _adoption(state: TopicState, adopted: TopicAdopted | None) -> Iterator[Difference]:

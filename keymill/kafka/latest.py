@@ -66,8 +66,14 @@ def unreadable(topic: Topic, read: Read, reason: str) -> Unreadable:
 
 def shown(record_key: bytes) -> str:
     """A record key that anybody may have chosen, for a terminal: printable ASCII, the rest escaped, bounded."""
-    text = record_key[:NAME_LENGTH].decode("ascii", "backslashreplace")
-    return "".join(sign if sign.isprintable() else f"\\x{ord(sign):02x}" for sign in text)
+    return printable(record_key[:NAME_LENGTH].decode("ascii", "backslashreplace"))
+
+
+def printable(text: str) -> str:
+    """Text that anybody may have written, for a terminal: what would steer it is escaped."""
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def misplaced(topic: Topic, read: Read, partitions: int) -> str | None:

@@ -1,7 +1,9 @@
 """What a replay found missing, by the partitions of the sources that call for it: what a repair asks for."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
+from keymill.errors import InvalidRecord
 from schemas.codec import decode
 from schemas.ids import is_key_set, partition_key, scoped_key
 from schemas.records import AssetRecord, DeadLetter
@@ -59,5 +61,6 @@ class Referred:
     def take(self, record_key: bytes, value: bytes) -> None:
         """See a record of the key topic; *value* is empty where it is not known."""
         if value and not is_key_set(record_key):
-            asset = decode(value, AssetRecord)
-            self.policies.add(scoped_key(asset.organization, str(asset.policy_id)))
+            with suppress(InvalidRecord):  # told as different by whoever judges the record
+                asset = decode(value, AssetRecord)
+                self.policies.add(scoped_key(asset.organization, str(asset.policy_id)))

@@ -109,9 +109,10 @@ class Log:
             for number in sorted(places):
                 for message in _counted(self._scanner.read(topic.name, number, end=ends[number]), advance):
                     name = wanted.get(message.key() or b"")
-                    if name is None:
-                        continue
-                    claim, held = decode(message.value() or b"", Claim), standing.get(name)
+                    claim = None if name is None else _decoded(message.value() or b"", Claim)
+                    if name is None or claim is None or claim_key(claim.organization, claim.kid) != message.key():
+                        continue  # what nobody can read wins nothing, as with the processors
+                    held = standing.get(name)
                     if folded(held[0] if held else None, claim) is claim:
                         place = Place(topic=topic.name, partition=number, offset=message.offset() or 0)
                         standing[name] = claim, claim_told(claim, place, message.timestamp()[1])

@@ -21,7 +21,6 @@ from keymill.ops.replay_verify import verify
 from keymill.ops.report import Report
 from keymill.ops.source import Source
 from schemas import topics
-from schemas.codec import decode
 from schemas.records import DeadLetter
 
 DIFFERENT: Final = 1
@@ -87,8 +86,8 @@ def _refused(bootstrap: str, told: Told, since: dict[int, int]) -> list[DeadLett
         for partition, request_ids in told.request_ids.items():
             start, end = since[partition], ends[partition]
             for message in scanner.read(name, partition, start=start, end=end) if start < end else ():
-                letter = decode(message.value() or b"", DeadLetter)
-                if letter.topic == topics.REQUESTS.name and letter.request_id in request_ids:
+                letter = source.letter_of(message.value())
+                if letter and letter.topic == topics.REQUESTS.name and letter.request_id in request_ids:
                     found.append(letter)
     return found
 

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final, Literal
 
+from keymill.kafka.latest import printable
 from keymill.kafka.overview import Offsets
 from schemas.operations import ProgramReport
 from schemas.topics import DAY_MS
@@ -59,12 +60,12 @@ def line_of(report: ProgramReport, ends: Offsets, *, at: int, silent_s: float) -
     """
     age_s = max(0.0, (at - report.at) / 1000)
     return ProgramLine(
-        program=report.program,
-        instance=report.instance,
-        version=report.version,
+        program=printable(report.program),
+        instance=printable(report.instance),
+        version=printable(report.version),
         state=_state(report, at, silent_s),
         age_s=age_s,
-        waits_for=report.waits_for,
+        waits_for=printable(report.waits_for) if report.waits_for else None,
         lag=_lag(report, ends),
         behind=report.behind,
         staleness_s=report.staleness_ms / 1000,
@@ -82,7 +83,7 @@ def kek_gaps(lines: Iterable[ProgramLine]) -> tuple[KekGap, ...]:
     newest: dict[str, int] = defaultdict(int)
     for line in keyed:
         for organization, epochs in line.keks.items():
-            newest[organization] = max(newest[organization], *epochs)
+            newest[organization] = max((newest[organization], *epochs))
     return tuple(
         KekGap(program=line.program, instance=line.instance, organization=organization, epoch=epoch)
         for line in keyed

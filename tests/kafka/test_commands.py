@@ -28,7 +28,8 @@ from keymill.ops.exits import COMMANDS
 from keymill.ops.programs import NAMES
 from keymill.ops.token_keys import pem_of, signing_key
 from schemas import topics
-from schemas.ids import asset_key
+from schemas.codec import schema_of
+from schemas.ids import asset_key, claim_key
 from schemas.partition import partition_for
 from tests.broker import running_broker
 from tests.command_runs import FOUND, line_of, prepare, run_all
@@ -256,12 +257,36 @@ def test_a_scan_without_brokers_is_unavailable(monkeypatch: pytest.MonkeyPatch) 
         list(scan_partition(NOBODY, topics.KEYS.name, 0, end=1))
 
 
-FAIL = {"credential revoke", "token-key retire", "policy assign", "dlq show", "dlq redrive"}
+FAIL = {"credential revoke", "token-key retire", "policy assign"}
 """What they would be about does not exist."""
 
 
-def test_every_command_prints_one_line_of_json_and_no_secret(rig: Rig, film: dict[str, Any], tmp_path: Path) -> None:
-    """All of them, alone on stdout, with an exit code of the page; a secret stands in none but the one it is for."""
+@pytest.fixture
+def littered(rig: Rig) -> bytes:
+    """Every topic with what nobody can read, on the right and on a wrong partition; returns the KID of a bad claim."""
+    kid = bytes(range(16))
+    producer, failed = Producer({"bootstrap.servers": rig.bootstrap}), list[object]()
+    for topic in topics.CATALOGUE:
+        headers = [schema_of(kind).header for kind in topic.records]
+        values = (None, b"", b"rubbish", b'{"oops":1}', b"\xc3\x01" + bytes(20), *(each + b"\xff" for each in headers))
+        keys = [f"{ORGANIZATION}/rubbish".encode(), b"\x1b[2J\xff/", b"", claim_key(ORGANIZATION, kid)]
+        for key in (*keys, None) if topic.cleanup is topics.Cleanup.DELETE else keys:
+            for value in values:
+                for partition in range(PARTITIONS):
+                    producer.produce(
+                        topic.name, value, key, partition, on_delivery=lambda error, _: failed.append(error)
+                    )
+    assert producer.flush(30) == 0 and set(failed) == {None}
+    return kid
+
+
+def test_every_command_prints_one_line_of_json_and_no_secret(
+    rig: Rig, film: dict[str, Any], littered: bytes, tmp_path: Path
+) -> None:
+    """All of them, over whatever others have written; a secret stands in none but the one it is for."""
+    chosen = {"asset_id": "chosen", "tracks": [{"track_type": "SD", "kid": littered.hex()}]}
+    assert 201 == rig.post("?wait=1", chosen).status_code
+    assert "chosen" == explained(rig, littered.hex())["asset"]
     brokers = {"KEYMILL_BOOTSTRAP": rig.bootstrap, "KEYMILL_DATA": str(rig.data)}
     assert {"organization": "third", "created": True} == told("org", "create", "third", **brokers)
     signing_key(rig.data, "third", make=True)

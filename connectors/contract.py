@@ -3,17 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+from uuid import UUID
 
 from keymill.errors import Reject
 from keymill.kafka.outgoing import Outgoing
 from keymill.kafka.positions import Checkpoint, Slot, Whole
+
+Name = int | str | bytes | UUID
+"""What a source calls a record: a line's number, a row's id. Those of one source are of one type, and ordered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
     """One record to publish, and what the source calls it (a line, a row)."""
 
-    name: int
+    name: Name
     record: Outgoing
 
 
@@ -41,7 +45,7 @@ class Source(Protocol):
         """An item of the batch at hand can never be published; keep it with its reason."""
         ...
 
-    def acknowledge(self, batch: Batch, offsets: Mapping[int, int]) -> None:
+    def acknowledge(self, batch: Batch, offsets: Mapping[Name, int]) -> None:
         """The brokers have every item that was not refused, at *offsets* by its name. Durable when this returns."""
         ...
 

@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from connectors.contract import Batch, Item
+from connectors.contract import Batch, Item, Name
 from connectors.progress import Progress, head_of, is_same_file, load_progress, save_progress
 from keymill import telemetry
 from keymill.core.bodies import ManifestLine, event_body_of, event_time_of, read_body, request_hash
@@ -87,12 +87,13 @@ class Manifest:
 
     def refuse(self, item: Item, error: Reject) -> None:
         """See `Source`."""
+        assert isinstance(item.name, int), "a line's number"
         self._refused.append(_Refusal(line=item.name, code=error.code, field=error.field, message=str(error)))
 
     def release(self) -> None:
         """See `Source`; a file is read again from where it was left."""
 
-    def acknowledge(self, batch: Batch, offsets: Mapping[int, int]) -> None:
+    def acknowledge(self, batch: Batch, offsets: Mapping[Name, int]) -> None:
         """See `Source`."""
         path, upto = _place_of(batch)
         if self._refused:

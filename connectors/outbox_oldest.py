@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
+from connectors.contract import Name
+
 LOOK_S: Final = 1.0
 """Between two looks of a relay that can take nothing: it asks ten times a second whether it can."""
 
@@ -17,7 +19,7 @@ LOOK_S: Final = 1.0
 class WaitingRow(NamedTuple):
     """A row that waits; `created` is the column as text."""
 
-    id: int
+    id: Name
     created: str
 
 
@@ -30,7 +32,7 @@ class OldestRow:
     """
 
     def __init__(self) -> None:
-        self._seen: dict[int, tuple[str, float]] = {}
+        self._seen: dict[Name, tuple[str, float]] = {}
         self._since: float | None = None
         self._looked = -LOOK_S
 
@@ -49,7 +51,7 @@ class OldestRow:
         else:
             self._tell()
 
-    def done(self, ids: Iterable[int]) -> None:
+    def done(self, ids: Iterable[Name]) -> None:
         """These wait no more; which one is the oldest now, the next read tells: a backlog has no moment without one."""
         for number in ids:
             self._seen.pop(number, None)

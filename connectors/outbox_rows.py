@@ -13,9 +13,11 @@ The event id is made of all that the row says, its id and time among it, so send
 import hashlib
 import time
 from typing import Final
+from uuid import UUID
 
 import msgspec
 
+from connectors.contract import Name
 from keymill.core.bodies import (
     Body,
     IngestBody,
@@ -51,7 +53,7 @@ KINDS: Final[dict[str, type[Body]]] = {
 class OutboxRow(msgspec.Struct, frozen=True, kw_only=True):
     """A row as the ingest system wrote it, every column as text; null is empty."""
 
-    id: int
+    id: Name
     organization: str
     asset_id: str
     event: str
@@ -83,7 +85,8 @@ def record_of(row: OutboxRow, partitions: int) -> Outgoing:
 def event_id_of(row: OutboxRow) -> str:
     """The same for the same row, for ever; another for any other row, also of an outbox that was emptied meanwhile."""
     said = (row.organization, row.asset_id, row.event, row.body, row.created)
-    digest = hashlib.sha256(canonical("keymill/outbox/v1", row.id, *said))
+    name = str(row.id) if isinstance(row.id, UUID) or (isinstance(row.id, int) and row.id < 0) else row.id
+    digest = hashlib.sha256(canonical("keymill/outbox/v1", name, *said))
     return f"o-{digest.hexdigest()[:40]}"
 
 

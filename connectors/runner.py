@@ -9,7 +9,7 @@ import threading
 import time
 from typing import Final
 
-from connectors.contract import Batch, Item, Sink, Source
+from connectors.contract import Batch, Item, Name, Sink, Source
 from connectors.pulse import Pulse
 from keymill import telemetry
 from keymill.errors import Reject, Retry
@@ -134,7 +134,7 @@ def _deliver(batch: Batch, source: Source, publisher: Publisher) -> None:
     source.acknowledge(batch, _publish(batch.items, source, publisher))
 
 
-def _publish(items: tuple[Item, ...], source: Source, publisher: Publisher) -> dict[int, int]:
+def _publish(items: tuple[Item, ...], source: Source, publisher: Publisher) -> dict[Name, int]:
     """The offsets by the items' names."""
     if not items:
         return {}
@@ -146,7 +146,7 @@ def _publish(items: tuple[Item, ...], source: Source, publisher: Publisher) -> d
         if len(items) == 1:
             source.refuse(items[0], error)
             return {}
-    offsets: dict[int, int] = {}
+    offsets: dict[Name, int] = {}
     for item in items:  # one of them cannot be published: find it, repeats have no second effect
         offsets |= _publish((item,), source, publisher)
     return offsets

@@ -24,10 +24,13 @@ from sqlalchemy import (
     URL,
     ColumnElement,
     Connection,
+    Integer,
     MetaData,
     Select,
+    String,
     Table,
     Text,
+    Uuid,
     and_,
     bindparam,
     cast,
@@ -36,8 +39,9 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.types import NullType
 
-from connectors.contract import Batch, Item
+from connectors.contract import Batch, Item, Name
 from connectors.outbox_oldest import OldestRow, WaitingRow
 from connectors.outbox_rows import OutboxRow, record_of
 from connectors.outbox_table import outbox_table
@@ -59,7 +63,7 @@ log = telemetry.logger("connectors.sql_outbox")
 class Refused:
     """Why a row was refused."""
 
-    id: int
+    id: Name
     code: str
     field: str
     message: str
@@ -87,9 +91,9 @@ class SqlOutbox:
         self._connection: Connection | None = None
         self.oldest = OldestRow()
         self._refused: list[Refused] = []
-        self._places: dict[int, int] = {}
+        self._places: dict[Name, int] = {}
         with sql.failures(url):
-            _check_table(inspect(self._engine), self._table)
+            _check_table(inspect(self._engine), self._table, self._engine.dialect.name)
         self._standby = Standby(file, table)
 
     def read(self) -> Batch | None:
@@ -117,7 +121,7 @@ class SqlOutbox:
         """See `Source`."""
         self._note(item.name, error)
 
-    def acknowledge(self, batch: Batch, offsets: Mapping[int, int]) -> None:
+    def acknowledge(self, batch: Batch, offsets: Mapping[Name, int]) -> None:
         """See `Source`: one transaction marks what is relayed and what is refused, and gives the locks back."""
         connection = self._held()
         with sql.failures(self._url):
@@ -144,7 +148,7 @@ class SqlOutbox:
         self._engine.dispose()
         self._standby.close()
 
-    def _note(self, row: int, error: Reject) -> None:
+    def _note(self, row: Name, error: Reject) -> None:
         self._refused.append(Refused(row, error.code, _storable(error.field), _storable(str(error))))
 
     def _held(self) -> Connection:
@@ -157,6 +161,8 @@ class SqlOutbox:
         if connection.dialect.name == sql.POSTGRESQL:
             connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = '{ZOMBIE_S}s'"))
         rows = [_row(*each) for each in connection.execute(self._waiting()).all()]
+        if len({type(row.id) for row in rows}) > 1:
+            raise Misconfigured(f"the ids of {self._table.fullname} are of several types, so they have no order")
         if not rows:
             self.oldest.took_none(lambda: self._first(connection))
             return []
@@ -165,6 +171,7 @@ class SqlOutbox:
             columns = self._table.c
             names = [cast(columns[name], Text) for name in ("organization", "asset_id", "created")]
             query = select(columns.id, *names).where(self._pending(), columns.id <= rows[-1].id)
+            query = query.order_by(columns.id)
             waiting = list(connection.execute(query).all())
         self.oldest.saw(WaitingRow(row.id, _text(row.created)) for row in waiting or rows)
         taken = in_order(rows, ((_text(org), _text(asset), number) for number, org, asset, _ in waiting))
@@ -187,7 +194,7 @@ class SqlOutbox:
     def _pending(self) -> ColumnElement[bool]:
         return and_(self._table.c.relayed.is_(None), self._table.c.error_code.is_(None))
 
-    def _mark(self, connection: Connection, offsets: Mapping[int, int]) -> None:
+    def _mark(self, connection: Connection, offsets: Mapping[Name, int]) -> None:
         columns = self._table.c
         one = self._table.update().where(columns.id == bindparam("row"))
         if offsets:
@@ -200,30 +207,33 @@ class SqlOutbox:
             connection.execute(marked, refusals)
 
 
-def in_order(rows: Iterable[OutboxRow], waiting: Iterable[tuple[str, str, int]]) -> list[OutboxRow]:
+def in_order(rows: Iterable[OutboxRow], waiting: Iterable[tuple[str, str, Name]]) -> list[OutboxRow]:
     """
     Of our *rows*, ascending, those that may be sent: per asset up to the first that waits and is not ours.
 
     Args:
-        waiting: (organization, asset, id) of every row that waits, ours among them.
+        waiting: (organization, asset, id) of every row that waits, ours among them, in the database's order.
     """
     rows = list(rows)
     ours = {row.id for row in rows}
-    first: dict[tuple[str, str], int] = {}
+    held: set[tuple[str, str]] = set()
+    late: set[Name] = set()
     for organization, asset, number in waiting:
         if number not in ours:
-            first[organization, asset] = min(number, first.get((organization, asset), number))
+            held.add((organization, asset))
+        elif (organization, asset) in held:
+            late.add(number)
     taken: list[OutboxRow] = []
     counts: Counter[tuple[str, str]] = Counter()
     for row in rows:
         name = (row.organization, row.asset_id)
-        if row.id < first.get(name, row.id + 1) and counts[name] < PER_ASSET:
+        if row.id not in late and counts[name] < PER_ASSET:
             counts[name] += 1
             taken.append(row)
     return taken
 
 
-def _row(number: int, *columns: object) -> OutboxRow:
+def _row(number: Name, *columns: object) -> OutboxRow:
     organization, asset, event, body, created = map(_text, columns)
     return OutboxRow(id=number, organization=organization, asset_id=asset, event=event, body=body, created=created)
 
@@ -240,9 +250,20 @@ def _storable(text: str) -> str:
     return text[:MAX_MESSAGE].replace(sql.NUL, "\ufffd")
 
 
-def _check_table(inspector: Any, table: Table) -> None:
+def _check_table(inspector: Any, table: Table, dialect: str) -> None:
     if not inspector.has_table(table.name, schema=table.schema):
         raise Misconfigured(f"there is no table {table.fullname} in the outbox's database: docs/outbox.md has it")
-    held = {column["name"] for column in inspector.get_columns(table.name, schema=table.schema)}
+    held = {column["name"]: column["type"] for column in inspector.get_columns(table.name, schema=table.schema)}
     if missing := [column.name for column in table.columns if column.name not in held]:
         raise Misconfigured(f"the table {table.fullname} has no column {missing[0]}: docs/outbox.md has the table")
+    if isinstance(held["id"], Integer):
+        return
+    if dialect == sql.SQLITE:
+        table.c.id.type = NullType()  # whatever stands there, as it stands there
+    elif isinstance(held["id"], String | Uuid):
+        table.c.id.type = held["id"]
+    else:
+        raise Misconfigured(
+            f"the column id of {table.fullname} is {held['id']}: rows are sent by ascending id, so it must be a whole "
+            "number, a UUID or text whose order is that of the rows"
+        )

@@ -8,6 +8,7 @@ from confluent_kafka import murmur2
 from keymill.core.folding import Coordinates
 from keymill.errors import InvalidRecord, Reject
 from keymill.telemetry import REQUEST_ID_HEADER
+from schemas import ids
 from schemas.events import AssetEvent, PolicyChange
 from schemas.operations import OwnerRequest, RepairRequest
 from schemas.records import DeadLetter
@@ -69,6 +70,7 @@ Value = AssetEvent | PolicyChange | OwnerRequest | RepairRequest
 def dead_letter(record: RawRecord, error: Reject, value: Value | None, generation: int) -> DeadLetter:
     """Refuse one record, naming where it stands and why; never its content. *value* is it decoded, if it could be."""
     raw = record.value or b""
+    organization, asset = _whose(record) if value is None else _said(value)
     request_id = None if value is None or isinstance(value, AssetEvent) else value.request_id
     return DeadLetter(
         topic=record.topic,
@@ -79,13 +81,30 @@ def dead_letter(record: RawRecord, error: Reject, value: Value | None, generatio
         reason=error.code,
         field=error.field[:MAX_FIELD],
         message=str(error)[:MAX_MESSAGE],
-        organization=None if value is None or isinstance(value, RepairRequest) else value.organization,
-        asset=value.asset if isinstance(value, AssetEvent | OwnerRequest) else None,
+        organization=organization,
+        asset=asset,
         event_id=value.event_id if isinstance(value, AssetEvent) else request_id,
         request_id=request_id_of(record) or None,
         value_size=len(raw),
         value_sha256=hashlib.sha256(raw).digest(),
     )
+
+
+def _said(value: Value) -> tuple[str | None, str | None]:
+    """Whose organization and asset a value is about."""
+    if isinstance(value, RepairRequest):
+        return None, None
+    return value.organization, value.asset if isinstance(value, AssetEvent | OwnerRequest) else None
+
+
+def _whose(record: RawRecord) -> tuple[str | None, str | None]:
+    """Of a value that cannot be read, what its record key says: whoever looks for the letter knows nothing else."""
+    organization, _, asset = (record.key or b"").decode("ascii", "replace").partition("/")
+    try:
+        ids.check_organization(organization)
+        return organization, ids.check_asset(asset) if asset else None
+    except InvalidRecord:
+        return None, None
 
 
 def request_id_of(record: RawRecord) -> str:

@@ -1,6 +1,7 @@
 """The SQL outbox on SQLite and a real PostgreSQL: each row once, in order per asset, refusals beside."""
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -188,7 +189,7 @@ def test_rows_behind_another_relay_s_wait(waiting: dict[int, str], foreign: set[
     ours = sorted(set(waiting) - foreign)[:limit]
     rows = [OutboxRow(id=n, organization="o", asset_id=waiting[n], event="", body="", created="") for n in ours]
     end = ours[-1] if ours else 0
-    taken = in_order(rows, [("o", asset, n) for n, asset in waiting.items() if n <= end])
+    taken = in_order(rows, [("o", asset, n) for n, asset in sorted(waiting.items()) if n <= end])
     for asset in "abc":
         all_waiting = sorted(n for n, name in waiting.items() if name == asset)
         of_asset = [row.id for row in taken if row.asset_id == asset]
@@ -404,6 +405,41 @@ def test_missing_table_or_column_is_named(url: URL, tmp_path: Path) -> None:
         source_of(url)
     with pytest.raises(Unavailable):
         source_of(parse_url("postgresql://u:p@127.0.0.1:1/x", "outbox_url"))
+
+
+@pytest.mark.parametrize("kind", ["uuid", "text", "varchar(26)"])
+def test_ids_may_be_anything_that_has_an_order(url: URL, kind: str) -> None:
+    """Rows are sent in the order of their ids, marked each, and never again."""
+    if (kind, url.get_backend_name()) == ("varchar(26)", "sqlite"):
+        kind = "blob"
+    engine = make_outbox(url)
+    script = EXAMPLES[f"sql {url.get_backend_name()}"]
+    run_script(engine, "DROP TABLE keymill_outbox")
+    run_script(engine, re.sub(r"\bid +[a-zA-Z ]+PRIMARY KEY[A-Z ]*", f"id {kind} PRIMARY KEY", script, count=1))
+    ids = [f"018f{number:04x}-0000-7000-8000-000000000000" for number in (3, 1, 2)]
+    ids = ids if kind in ("uuid", "text") else [each[:26] for each in ids]
+    for each in ids:
+        with engine.begin() as connection:
+            statement = "INSERT INTO keymill_outbox (id, organization, asset_id, body) VALUES (:i, 'demo', :a, '{}')"
+            name = each.encode() if kind == "blob" else each
+            connection.execute(text(statement), {"i": name, "a": f"film-{each[7]}"})
+    log = SharedLog()
+    relay_all(url, log, batch=2)
+    relay_all(url, log, batch=2)
+    assert ["film-1", "film-2", "film-3"] == [event.asset for event in log.events()]
+    rows = rows_of(engine)
+    assert [0, 1, 2] == [row["log_offset"] for row in rows] and all(row["relayed"] for row in rows)
+    engine.dispose()
+
+
+def test_ids_without_an_order_are_refused_at_the_start(server: URL) -> None:
+    """One line that names the column, its type and what it must be."""
+    with fresh_database(server) as url:
+        engine = make_outbox(url)
+        run_script(engine, "ALTER TABLE keymill_outbox DROP COLUMN id; ALTER TABLE keymill_outbox ADD COLUMN id jsonb")
+        engine.dispose()
+        with pytest.raises(Misconfigured, match="the column id of keymill_outbox is JSONB: rows are sent by ascending"):
+            source_of(url)
 
 
 def test_examples_of_the_page_run(url: URL, outbox: Engine, tmp_path: Path) -> None:

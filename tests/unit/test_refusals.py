@@ -77,6 +77,26 @@ def refused(bad: RawRecord) -> DeadLetter:
     return letter
 
 
+@pytest.mark.parametrize(
+    ("key", "whose"),
+    [
+        (KEY, ("demo", "bbb")),
+        (b"demo", ("demo", None)),
+        (b"demo/a/b", (None, None)),
+        (b"Demo/bbb", (None, None)),
+        (b"\xff/bbb", (None, None)),
+        (b"", (None, None)),
+        (None, (None, None)),
+    ],
+)
+def test_a_letter_of_a_body_that_nobody_can_read_says_whose_it_is(
+    key: bytes | None, whose: tuple[str | None, str | None]
+) -> None:
+    """By its record key, so that `keymill dlq list --organization … --asset …` finds it."""
+    letter = refused(record(b"hello", key=key))
+    assert whose == (letter.organization, letter.asset)
+
+
 def avro(**fields) -> RawRecord:
     """An event that bare fastavro wrote, so that nothing of ours has checked it."""
     value = ingested(**fields)
@@ -187,7 +207,7 @@ def test_a_letter_says_who_and_what_stood_there() -> None:
     letter = refused(record(event, headers=[("other", b"x"), (REQUEST_ID_HEADER, b"r-9")]))
     assert ("demo", "bbb", "e-7", "r-9") == (letter.organization, letter.asset, letter.event_id, letter.request_id)
     unread = refused(record(b"hello", headers=[(REQUEST_ID_HEADER, b"")]))
-    assert (None, None, None, None) == (unread.organization, unread.asset, unread.event_id, unread.request_id)
+    assert ("demo", "bbb", None, None) == (unread.organization, unread.asset, unread.event_id, unread.request_id)
     assert 32 == len(letter.value_sha256) and letter.value_sha256 != unread.value_sha256
 
 

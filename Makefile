@@ -6,7 +6,7 @@ ARGS ?=
 T ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo drill test lint bench docs lock clean
+.PHONY: help dev demo drill test soak lint bench docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | while IFS="	" read -r n t; do printf '  make %-8s %s\n' "$$n" "$$t"; done
@@ -28,6 +28,10 @@ demo: .venv/ready ## run the main job: event, keys, packager, license, playback 
 test: .venv/ready ## set everything up and pass the tests (T=tests/unit for a part)
 	@$(BIN)/python -m tests.prepare
 	@$(BIN)/python -m pytest $(T) $(ARGS)
+
+soak: .venv/ready ## search for an hour or more: four times the examples, 20,000 assets, twins (T=tests/unit for a part)
+	@$(BIN)/python -m tests.prepare
+	@HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -m "soak or hypothesis" --timeout 3600 $(T) $(ARGS)
 
 lint: .venv/ready ## ruff, mypy --strict, import rules
 	@$(BIN)/ruff check .

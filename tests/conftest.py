@@ -1,4 +1,8 @@
-"""Hypothesis profiles: `dev` draws a seed and prints it, `ci` is deterministic, `long` searches for minutes."""
+"""
+Hypothesis profiles: how many examples a property is given is decided here and nowhere else.
+
+`dev` draws a seed and prints it, `ci` has the same examples each time, `soak` (`make soak`) searches for minutes.
+"""
 
 import os
 import secrets
@@ -6,11 +10,24 @@ import secrets
 import pytest
 from hypothesis import HealthCheck, settings
 
+EXAMPLES, STEPS = 100, 60
+SOAK = 4
+"""How many times the examples a search takes, the machines' histories being twice as long."""
+
 _QUIET = (HealthCheck.too_slow, HealthCheck.data_too_large)
 
-settings.register_profile("dev", print_blob=True, deadline=None, suppress_health_check=_QUIET)
+settings.register_profile(
+    "dev",
+    max_examples=EXAMPLES,
+    stateful_step_count=STEPS,
+    print_blob=True,
+    deadline=None,
+    suppress_health_check=_QUIET,
+)
 settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True, database=None)
-settings.register_profile("long", parent=settings.get_profile("dev"), max_examples=5000)
+settings.register_profile(
+    "soak", parent=settings.get_profile("dev"), max_examples=SOAK * EXAMPLES, stateful_step_count=2 * STEPS
+)
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "dev")
 settings.load_profile(PROFILE)
 

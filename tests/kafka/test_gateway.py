@@ -26,6 +26,7 @@ from keymill.kafka.scan import scan_partition
 from keymill.ops.credentials import Kind, create_credential, revoke_credential
 from schemas import topics
 from tests.broker import running_broker
+from tests.examples import examples
 from tests.gateway_rig import ORGANIZATION, Rig, eventually, paused, running
 
 PROBLEM = "application/problem+json"
@@ -505,7 +506,7 @@ paths = st.sampled_from(
 )
 
 
-@settings(max_examples=150, suppress_health_check=list(HealthCheck))
+@settings(examples(2), suppress_health_check=list(HealthCheck))
 @given(
     path=paths, method=st.sampled_from(["GET", "POST"]), body=bodies, wait=st.sampled_from(["", "?wait=0", "?wait=x"])
 )

@@ -13,6 +13,10 @@ from keymill.kafka.scan import headers_of, scan_partition
 from tests.broker import running_broker
 from tests.transport_workers import Broker, WorkerProcess, wait_for, workers
 
+twins = pytest.mark.parametrize(
+    "no_cython", [pytest.param("", id="cython"), pytest.param("1", id="python", marks=pytest.mark.soak)]
+)
+"""Faust's compiled iterator, which the programs run on, and its twin in Python, which no program of ours takes."""
 EVENTS_PER_S_MIN = 20_000
 """The transport alone must not be what limits the processor (design 11)."""
 
@@ -30,7 +34,7 @@ def values_by_partition(runs: list[dict[str, Any]]) -> dict[tuple[str, int], lis
     return found
 
 
-@pytest.mark.parametrize("no_cython", ["", "1"], ids=["cython", "python"])
+@twins
 def test_every_record_arrives_once_and_in_order(broker: Broker, tmp_path: Path, no_cython: str):
     """20,000 records in 12 partitions reach the handler complete, in order, in contiguous runs; all are committed."""
     topic, group = f"order{no_cython}", f"order{no_cython}"
@@ -102,18 +106,19 @@ def test_aborted_events_are_never_seen(broker: Broker, tmp_path: Path):
         assert worker.stop() == 0
 
 
-def test_the_transport_alone_is_fast_enough(broker: Broker, tmp_path: Path):
+@twins
+def test_the_transport_alone_is_fast_enough(broker: Broker, tmp_path: Path, no_cython: str):
     """300,000 records of 300 bytes pass to an empty handler at 20,000 per second or more, with either iterator."""
-    broker.create("rate")
+    topic = f"rate{no_cython}"
+    broker.create(topic)
     sent = {p: [f"{p}/{n}".ljust(300, ".") for n in range(25_000)] for p in range(12)}
-    broker.produce("rate", sent)
-    for label, env in (("cython", None), ("python", {"NO_CYTHON": "1"})):
-        with workers(tmp_path, bootstrap=broker.bootstrap, group=f"rate-{label}", topics=["rate"]) as start:
-            worker = start(env=env, values=False)
-            wait_for(lambda w=worker: w.handled() == 300_000, timeout_s=60, every_s=0.2)
-            rate = _rate(worker)
-        print(f"transport alone, {label}: {rate:,.0f} events/s")
-        assert rate >= EVENTS_PER_S_MIN
+    broker.produce(topic, sent)
+    with workers(tmp_path, bootstrap=broker.bootstrap, group=topic, topics=[topic]) as start:
+        worker = start(env={"NO_CYTHON": no_cython} if no_cython else None, values=False)
+        wait_for(lambda: worker.handled() == 300_000, timeout_s=60, every_s=0.2)
+        rate = _rate(worker)
+    print(f"{topic}, transport alone: {rate:,.0f} events/s")
+    assert rate >= EVENTS_PER_S_MIN
 
 
 def _rate(worker: WorkerProcess) -> float:
@@ -121,7 +126,7 @@ def _rate(worker: WorkerProcess) -> float:
     return sum(run["n"] for run in runs[1:]) / (runs[-1]["t"] - runs[0]["t"])
 
 
-@pytest.mark.parametrize("no_cython", ["", "1"], ids=["cython", "python"])
+@twins
 def test_whatever_the_broker_takes_is_read(broker: Broker, tmp_path: Path, no_cython: str):
     """Every compression, and a header whose name is no UTF-8: no producer's choice stops a partition."""
     topic = f"codecs{no_cython}"

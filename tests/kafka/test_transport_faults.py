@@ -28,7 +28,9 @@ def offsets_of(runs: list[dict[str, object]], topic: str) -> set[tuple[int, int]
     return {(run["partition"], offset) for run in runs if run["topic"] == topic for offset in run["offsets"]}
 
 
-@pytest.mark.parametrize("no_cython", ["", "1"], ids=["cython", "python"])
+@pytest.mark.parametrize(
+    "no_cython", [pytest.param("", id="cython"), pytest.param("1", id="python", marks=pytest.mark.soak)]
+)
 def test_a_raising_handler_ends_the_worker(broker: Broker, tmp_path: Path, no_cython: str):
     """The process exits non-zero, nothing at or beyond the failed run is committed, and a restart does it all again."""
     topic = f"raise{no_cython}"

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from hypothesis import given, note, settings
+from hypothesis import given, note
 from hypothesis import strategies as st
 
 from keymill.core.envelope import unwrap_keys
@@ -34,6 +34,7 @@ from schemas.values import LogPosition, Scheme
 from streams.decide import Decided, Decider
 from streams.runs import RawRecord, Run
 from tests.builders import NOW, assign, imported, ingest, rotate
+from tests.examples import examples
 from tests.fakes import MemoryKms
 
 PARTITIONS = 2
@@ -262,7 +263,7 @@ def cut(entries: list[Entry], looks: int, data: st.DataObject) -> Iterator[list[
     yield from parts
 
 
-@settings(max_examples=300, deadline=None)
+@examples(3)
 @given(STEPS, st.integers(2, 5), st.data())
 def test_any_number_of_looks_ends_with_what_one_look_finds(
     steps: list[tuple[str, Any]], looks: int, data: st.DataObject
@@ -281,7 +282,6 @@ def test_any_number_of_looks_ends_with_what_one_look_finds(
     assert whole.found() == again.found()
 
 
-@settings(max_examples=100, deadline=None)
 @given(STEPS)
 def test_one_look_finds_what_a_replay_finds(steps: list[tuple[str, Any]]) -> None:
     """Asset by asset, or a partition at once: the same is missing, different and unexpected."""

@@ -7,7 +7,7 @@ import tracemalloc
 import fastavro
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keymill.errors import InvalidRecord
@@ -16,6 +16,7 @@ from schemas.events import AssetEvent
 from schemas.framing import decode_event
 from schemas.records import AssetRecord, KeyRecord
 from schemas.values import Record
+from tests.examples import examples
 from tests.golden import verdicts
 from tests.property.strategies import ASSET_RECORDS, EVENTS, KEY_RECORDS, RECORDS
 
@@ -109,7 +110,7 @@ def test_a_promised_length_allocates_nothing(size):
     assert peak < 16 * LARGEST
 
 
-@settings(max_examples=300)
+@examples(3)
 @given(value=st.binary(max_size=200), kind=st.sampled_from(["application/json", "", "avro/binary", "x"]))
 def test_any_value_under_any_content_type_is_an_event_or_refused(value, kind):
     """The framing never raises anything but InvalidRecord."""

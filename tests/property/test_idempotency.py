@@ -5,7 +5,6 @@ from itertools import pairwise
 
 import msgspec
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -28,6 +27,7 @@ from schemas.events import AssetEvent
 from schemas.records import AssetRecord
 from schemas.values import MAX_RECENT
 from tests.builders import NOW, assign, at, folded, ingest
+from tests.examples import examples
 
 HOUR = 3_600_000
 KEYS = [f"key-{number}" for number in range(5)]
@@ -133,7 +133,7 @@ class Repeats(RuleBasedStateMachine):
 
 
 TestRepeats = Repeats.TestCase
-TestRepeats.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
+TestRepeats.settings = examples(2)
 
 
 def test_a_rotation_that_is_forgotten_is_not_made_again() -> None:

@@ -9,7 +9,6 @@ fresh one and a plain replay of the events agree.
 from typing import Any
 
 import msgspec
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -22,6 +21,7 @@ from schemas.ids import asset_key, is_key_set
 from schemas.records import KeyRecord
 from schemas.values import Scheme
 from tests.builders import assign, event, ingest, rotate
+from tests.examples import examples
 from tests.fakes import Clock, MemoryKms, MemoryLog
 from tests.property.world import Owner, View, Write, replayed
 
@@ -222,5 +222,5 @@ class World(RuleBasedStateMachine):
         self.owner.repair()
 
 
-World.TestCase.settings = settings(max_examples=200, stateful_step_count=50)
+World.TestCase.settings = examples(2)
 test_any_history_ends_in_one_state = World.TestCase

@@ -8,7 +8,7 @@ dead letter.
 
 from dataclasses import dataclass, field
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -24,6 +24,7 @@ from schemas.records import PolicyRecord, PolicyState
 from streams.policies import Decider
 from streams.runs import RawRecord, Run
 from tests.builders import at, create_policy, delete_policy, update_policy
+from tests.examples import examples
 from tests.fakes import Clock, LogRecord, MemoryKms, MemoryLog
 
 NAMES = ("demo", "other")
@@ -299,7 +300,7 @@ class World(RuleBasedStateMachine):
         self.nothing_goes_backwards()
 
 
-World.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
+World.TestCase.settings = examples(2)
 test_any_history_ends_in_one_state = World.TestCase
 
 

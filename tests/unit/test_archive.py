@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import URL, create_engine, text
 
@@ -128,7 +128,6 @@ def deliveries(draw: st.DrawFn) -> list[list[Whole]]:
 
 
 @given(delivered=deliveries())
-@settings(max_examples=25)
 def test_any_redelivery_gives_the_same_tables(tmp_path_factory: pytest.TempPathFactory, delivered) -> None:
     """However the logs are cut, interleaved and repeated, also by two writers in turn."""
     plain = archive_url("", tmp_path_factory.mktemp("plain"))

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from keymill.errors import Corrupt, InvalidRecord, KeymillError, Misconfigured
@@ -80,7 +80,6 @@ def made(path: Path, people: list[Identity], quorum: int = 1, saved: Saved = SAV
     return header
 
 
-@settings(max_examples=40, deadline=None)
 @given(saved=saveds)
 def test_what_was_saved_comes_back(
     tmp_path_factory: pytest.TempPathFactory, people: list[Identity], saved: Saved

@@ -156,3 +156,10 @@ def test_every_locked_package_has_hashes() -> None:
         entries = re.split(r"\n(?=\S)", re.sub(r"(?m)^#.*\n", "", committed()[name]).strip())
         assert len(entries) > 40
         assert [] == [entry.splitlines()[0] for entry in entries if "--hash=sha256:" not in entry]
+
+
+def test_how_many_examples_a_property_is_given_is_a_profiles_matter() -> None:
+    """A number in a test would hold in `make soak` too, and a slow one in `make test`."""
+    counts = {"max_" + "examples", "stateful_" + "step_count"}
+    naming = {name for name, text in committed().items() if any(count in text for count in counts)}
+    assert naming == {"tests/conftest.py", "tests/examples.py"}

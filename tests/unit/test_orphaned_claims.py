@@ -5,7 +5,7 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from keymill.core.claim_log import NOBODY, folded, is_release, release_of, winner
@@ -73,7 +73,6 @@ def test_the_log_says_who_has_a_kid(steps: list[tuple[str, str, int]]) -> None:
     assert winner(None) is None
 
 
-@settings(max_examples=40, deadline=None)
 @given(LOGS, st.integers(0, 12))
 def test_a_view_says_the_same(steps: list[tuple[str, str, int]], cut: int) -> None:
     """In whatever batches it reads the log."""

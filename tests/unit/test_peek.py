@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 from confluent_kafka import murmur2
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keymill.errors import InvalidRecord
@@ -26,6 +26,7 @@ from schemas.records import (
     TrackKey,
 )
 from schemas.values import LABELS, MAX_INT, LogPosition, Record, Scheme
+from tests.examples import examples
 from tests.view_records import VIEW_TOPICS, asset_record, key_record
 
 names = st.from_regex(r"[a-z0-9][A-Za-z0-9._~:@-]{0,100}", fullmatch=True)
@@ -130,14 +131,14 @@ def check(record: Record, data: bytes) -> bool:
     return True
 
 
-@settings(max_examples=200)
+@examples(2)
 @given(record=key_records | asset_records)
 def test_a_peek_agrees_with_the_codec(record: Record) -> None:
     """Any record: the peek says the same as decoding, or nothing."""
     check(record, encode(record))
 
 
-@settings(max_examples=300)
+@examples(3)
 @given(record=key_records | asset_records, data=st.data())
 @example(record=key_record("film")[1], data=None)
 def test_a_peek_never_takes_what_the_codec_refuses(record: Record, data: st.DataObject | None) -> None:
@@ -162,7 +163,7 @@ def quietly(record: Record, value: bytes) -> None:
         raise AssertionError("the peek took what the codec refuses") from error
 
 
-@settings(max_examples=300)
+@examples(3)
 @given(record=asset_records, data=st.data())
 def test_the_head_of_an_asset_record_is_read_as_the_codec_reads_it(record: AssetRecord, data: st.DataObject) -> None:
     """Of any bytes that the codec takes: the same `applied`, or nothing; and nothing is ever raised."""

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from keymill.core.policy_changes import Policies, fold
@@ -77,7 +77,6 @@ async def listed(lists: PolicyLists, organization: str, **how: int) -> list[Poli
     return [record async for record in lists.each(organization, **how)]
 
 
-@settings(max_examples=60, deadline=None)
 @given(STEPS, st.integers(0, 9), st.integers(-1, 9))
 def test_the_index_finds_what_looking_through_all_finds(steps: list, skip: int, after: int) -> None:
     """Whatever was written over what, in batches or one by one: by request id, by number, as a list, and the newest."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from keymill.drm.widevine import LEAST_CHALLENGE, asks_certificate
@@ -243,7 +243,6 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=40)
 @given(
     body=JSON.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=200),
     content_type=st.sampled_from(["", "application/json", "application/json;x", "APPLICATION/JSON", "text/xml"]),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from keymill.core.policy import BUILT_IN_DEFAULT
@@ -136,7 +136,6 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
 @given(EVENTS, st.data())
 def test_a_rebuild_gives_back_whatever_was_lost(events: list, data: st.DataObject) -> None:
     """Any part of the records of any log: the same bytes, and nothing but what is missing."""
@@ -156,7 +155,6 @@ def test_a_rebuild_gives_back_whatever_was_lost(events: list, data: st.DataObjec
     assert 0 == report.different + report.unexpected
 
 
-@settings(max_examples=60, deadline=None)
 @given(EVENTS)
 def test_a_replay_equals_the_fold(events: list) -> None:
     """What a comparison derives, without wrapping, is what the processors wrote."""
@@ -164,7 +162,6 @@ def test_a_replay_equals_the_fold(events: list) -> None:
     assert (0, 0, 0, []) == (report.missing, report.different, report.unexpected, lacking)
 
 
-@settings(max_examples=60, deadline=None)
 @given(EVENTS, st.integers(1, 3), st.data())
 def test_how_many_events_are_taken_at_once_changes_nothing(events: list, size: int, data: st.DataObject) -> None:
     """Letters, lost records and what is held are found alike, whatever ends a batch."""

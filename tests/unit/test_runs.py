@@ -1,12 +1,12 @@
 """The ledger: whatever is delivered, done, revoked or sought in whatever order, nothing un-done is ever committed."""
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from keymill.errors import Corrupt
 from streams.runs import Commit, Ledger, RawRecord, Run, Stamp, TopicPartition
+from tests.examples import examples
 
 TP: TopicPartition = ("drm.assets.v1", 3)
 TPS: list[TopicPartition] = [("drm.assets.v1", 0), ("drm.assets.v1", 1), ("drm.requests.v1", 0)]
@@ -221,4 +221,4 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedger = LedgerMachine.TestCase
-TestLedger.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
+TestLedger.settings = examples(3)

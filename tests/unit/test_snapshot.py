@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from keymill.core import view
@@ -23,6 +23,7 @@ from schemas import topics
 from schemas.codec import decode
 from schemas.ids import asset_key, is_key_set, scoped_key
 from schemas.records import AssetRecord, KeyRecord
+from tests.examples import examples
 from tests.view_records import (
     VIEW_TOPICS,
     Log,
@@ -529,7 +530,7 @@ class Model:
         return Fate.SAME if held == message.value else Fate.APPLIED
 
 
-@settings(max_examples=150)
+@examples(2)
 @given(steps=STEPS, seed=st.integers(0, 2**32))
 def test_batches_and_replays_end_where_the_judges_end(
     steps: list[tuple[object, ...]], seed: int, tmp_path_factory: pytest.TempPathFactory

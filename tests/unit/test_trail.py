@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from keymill import telemetry
@@ -68,7 +68,6 @@ def sequences(brokers: Brokers, instance: str) -> list[int]:
 
 
 @given(batches=st.lists(st.integers(0, 7), max_size=8), ends=st.sampled_from(["closed", "killed", "torn"]))
-@settings(max_examples=60, deadline=None)
 def test_what_was_taken_arrives_in_order_whatever_ends_the_writer(
     tmp_path_factory: pytest.TempPathFactory, batches: list[int], ends: str
 ) -> None:
@@ -91,7 +90,6 @@ def test_what_was_taken_arrives_in_order_whatever_ends_the_writer(
 
 
 @given(takes=st.lists(st.integers(0, 12), max_size=6), sizes=st.lists(st.integers(1, 5), max_size=5))
-@settings(max_examples=60, deadline=None)
 def test_a_sender_that_dies_anywhere_sends_the_segment_again(
     tmp_path_factory: pytest.TempPathFactory, takes: list[int], sizes: list[int]
 ) -> None:

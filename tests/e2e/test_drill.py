@@ -37,30 +37,46 @@ pytestmark = pytest.mark.timeout(900)
 ROOT: Final = Path(__file__).parents[2]
 ORGANIZATION: Final = "demo"
 MEMBERS: Final = ("audit_clean", "fingerprints_equal", "failed_licenses", "assets", "seconds")
-ASSETS: Final = 20_000
-CHOSEN, IMPORTED = ASSETS // 10, ASSETS // 20
-KEYS: Final = 3 * ASSETS + IMPORTED
+FEW: Final = 2_000
+MANY: Final = 20_000
+"""As `make drill` takes; in `make soak`, since each command does then what it does with few, for longer."""
 SILENCE_S: Final = 5.0
 """What a player would wait for a license; the load asks fifty times a second."""
 
 
 class Left(NamedTuple):
-    """What the drill said, and the folder that it left."""
+    """What the drill of so many assets said, and the folder that it left."""
 
+    assets: int
     code: int
     outcome: dict[str, Any]
     story: str
     data: Path
 
+    @property
+    def chosen(self) -> int:
+        """KIDs that the ingest system chose."""
+        return self.assets // 10
 
-@pytest.fixture(scope="module")
-def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
+    @property
+    def imported(self) -> int:
+        """Keys that were imported."""
+        return self.assets // 20
+
+    @property
+    def keys(self) -> int:
+        """All keys there are."""
+        return 3 * self.assets + self.imported
+
+
+@pytest.fixture(scope="module", params=[FEW, pytest.param(MANY, marks=pytest.mark.soak)])
+def left(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Left:
     """The drill has run, and ended."""
-    data = tmp_path_factory.mktemp("drill") / "data"
-    command = [sys.executable, "-m", "keymill.ops.drill", "--assets", str(ASSETS), "--data", str(data)]
+    assets, data = request.param, tmp_path_factory.mktemp("drill") / "data"
+    command = [sys.executable, "-m", "keymill.ops.drill", "--assets", str(assets), "--data", str(data)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=880, check=False)
     assert done.stdout, done.stderr[-4000:]
-    return Left(done.returncode, json.loads(done.stdout.splitlines()[-1]), done.stderr, data)
+    return Left(assets, done.returncode, json.loads(done.stdout.splitlines()[-1]), done.stderr, data)
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +107,12 @@ def sql(database: Path, query: str) -> list[Any]:
 
 
 def test_what_is_lost_comes_back_and_no_player_notices(left: Left) -> None:
-    """20,000 assets; at the end the audit is clean, every fingerprint is the one from before, no license failed."""
+    """At the end the audit is clean, every fingerprint is the one from before, no license failed."""
     assert left.code == 0, left.story[-4000:]
     outcome = left.outcome
     assert set(MEMBERS) <= outcome.keys()
     assert (True, True, 0) == tuple(outcome[name] for name in MEMBERS[:3]), left.story
-    assert outcome["assets"] == ASSETS and outcome["licenses"] > 1000
+    assert outcome["assets"] == left.assets and outcome["licenses"] > 1000
     for lost in ("drm.keys.v1 is deleted", "proxy's disk", "the SQL archive", "rotate-kek"):
         assert lost in left.story
 
@@ -110,7 +126,7 @@ def test_everything_was_lost_indeed(left: Left, bootstrap: str) -> None:
     assert (left.data / "second").stat().st_mtime > written  # when the youngest of its folders was made
     archive = left.data / "archive.sqlite"
     assert [(1,)] == sql(archive, "SELECT DISTINCT generation FROM key_records")
-    assert [(KEYS, 2)] == sql(archive, "SELECT count(*), min(kek_epoch) FROM keys_by_kid")
+    assert [(left.keys, 2)] == sql(archive, "SELECT count(*), min(kek_epoch) FROM keys_by_kid")
     states = [each.state for each in KeyFile(left.data / "keys.json").epochs(ORGANIZATION)]
     assert [KekState.RETIRED, KekState.ACTIVE] == states
 
@@ -118,7 +134,7 @@ def test_everything_was_lost_indeed(left: Left, bootstrap: str) -> None:
 def test_the_ledgers_are_equal_and_hold_the_keys_that_were_given(left: Left) -> None:
     """Before, after and in the archive; imported keys by their bytes, chosen KIDs as the ingest system chose them."""
     before = ledger(left.data / "before.ledger")
-    assert KEYS == len(before)
+    assert left.keys == len(before)
     assert before == ledger(left.data / "after.ledger")
     assert before == {
         kid.replace("-", ""): fp for kid, fp in sql(left.data / "archive.sqlite", "SELECT kid, fp FROM keys_by_kid")
@@ -127,10 +143,10 @@ def test_the_ledgers_are_equal_and_hold_the_keys_that_were_given(left: Left) -> 
     with (left.data / "existing-keys.csv").open() as file:
         given = {uuid.UUID(row["kid"]).bytes: bytes.fromhex(row["key"]) for row in csv.DictReader(file)}
     prints = {kid.hex(): hmac.digest(k_fp, kid + key, "sha256")[:16].hex() for kid, key in given.items()}
-    assert (IMPORTED, True) == (len(prints), prints.items() <= before.items())
+    assert (left.imported, True) == (len(prints), prints.items() <= before.items())
     bodies = [json.loads(body) for (body,) in sql(left.data / "outbox.sqlite", "SELECT body FROM keymill_outbox")]
     chosen = {uuid.UUID(track["kid"]).hex for body in bodies for track in body["tracks"] if "kid" in track}
-    assert (ASSETS, CHOSEN, True) == (len(bodies), len(chosen), chosen <= before.keys())
+    assert (left.assets, left.chosen, True) == (len(bodies), len(chosen), chosen <= before.keys())
 
 
 def test_an_audit_and_a_replay_of_ours_are_clean(left: Left, bootstrap: str, tmp_path: Path) -> None:
@@ -140,11 +156,13 @@ def test_an_audit_and_a_replay_of_ours_are_clean(left: Left, bootstrap: str, tmp
     disks = ("--snapshot", data / "views" / "proxy", "--snapshot", data / "second" / "views" / "proxy")
     copies = (*disks, "--archive", f"sqlite:///{data / 'archive.sqlite'}")
     found = told("audit", *place, *copies, "--against", data / "before.ledger", "--ledger", ours)
-    assert (True, {}, ASSETS, KEYS) == tuple(found[name] for name in ("clean", "counts", "assets", "fingerprints"))
+    assert (True, {}, left.assets, left.keys) == tuple(
+        found[name] for name in ("clean", "counts", "assets", "fingerprints")
+    )
     assert ledger(ours) == ledger(data / "before.ledger")
     replayed = told("replay", *place)
     assert (0, 0, 0, 0) == tuple(replayed[name] for name in ("missing", "different", "unexpected", "refused"))
-    assert replayed["identical"] >= 2 * ASSETS
+    assert replayed["identical"] >= 2 * left.assets
 
 
 def licenses_on(bootstrap: str) -> list[AuditEvent]:

@@ -21,7 +21,11 @@ from pathlib import Path
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from keymill.kafka.authentication import install, with_authenticator
 from keymill.kafka.embedded import EmbeddedKafka
+from keymill.kafka.outgoing import Outgoing
+from keymill.kms.keyfile import add_organization, create_key_file
+from keymill.kms.record_keys import record_keys_of
 from keymill.snapshot.follower import Follower
 from keymill.snapshot.reader import SnapshotReader
 from schemas import topics
@@ -88,7 +92,8 @@ def fill(bootstrap: str, assets: int, partitions: int) -> int:
         for its_key, its_value in ((key_set_key("demo", name, digest), key), (record_key, value)):
             while True:
                 try:
-                    producer.produce(topics.KEYS.name, its_value, its_key, partition=partition)
+                    headers = with_authenticator(Outgoing(topic=topics.KEYS.name, record_key=its_key, value=its_value))
+                    producer.produce(topics.KEYS.name, its_value, its_key, partition=partition, headers=headers)
                     break
                 except BufferError:
                     producer.poll(0.1)
@@ -116,10 +121,10 @@ def until_live(reader: SnapshotReader, limit_s: float = 600) -> None:
         time.sleep(0.002)
 
 
-def measure(bootstrap: str, folder: Path, records: int) -> dict[str, object]:
+def measure(bootstrap: str, folder: Path, key_file: Path, records: int) -> dict[str, object]:
     """One cold and three warm starts, then the way of single records."""
     client: dict[str, str | int | bool] = {"bootstrap.servers": bootstrap}
-    follower = Follower(folder, [topic.name for topic in FOLLOWED], client)
+    follower = Follower(folder, [topic.name for topic in FOLLOWED], client, key_file=key_file)
     began = time.perf_counter()
     follower.start()
     reader = SnapshotReader(folder).open()
@@ -197,6 +202,10 @@ def main() -> None:
     wanted = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = wanted.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="keymill-bench-")))
+        key_file = folder / "keys.json"
+        if create_key_file(key_file):
+            add_organization(key_file, "demo")
+        install(record_keys_of(key_file))
         bootstrap = stack.enter_context(broker(wanted.bootstrap, folder))
         admin = AdminClient({"bootstrap.servers": bootstrap})
         if topics.KEYS.name not in admin.list_topics(timeout=10).topics:
@@ -207,7 +216,7 @@ def main() -> None:
             size = fill(bootstrap, wanted.records // 2, topics.PARTITIONS)
             print(f"filled {size / 1e6:.0f} MB in {time.perf_counter() - began:.1f} s", file=sys.stderr)
         view = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="keymill-bench-view-")))
-        print(json.dumps(measure(bootstrap, view, wanted.records)))
+        print(json.dumps(measure(bootstrap, view, key_file, wanted.records)))
 
 
 if __name__ == "__main__":

@@ -23,10 +23,12 @@ import httpx
 from benchmarks.processor import event
 from benchmarks.recovery import PARTITIONS, fill
 from keymill.kafka.admin import create_topics
+from keymill.kafka.authentication import install
 from keymill.kafka.embedded import EmbeddedKafka
 from keymill.kafka.ports import free_ports
 from keymill.kafka.producer import Publisher
 from keymill.kms.keyfile import add_organization, create_key_file
+from keymill.kms.record_keys import record_keys_of
 from schemas import topics
 
 NEW = 1000
@@ -76,9 +78,10 @@ def rebuild(*at: str) -> None:
 
 def measure(bootstrap: str, data: Path, assets: int) -> dict[str, float]:
     """Follow."""
-    create_topics(bootstrap, PARTITIONS, 1)
     create_key_file(data / "keys.json")
     add_organization(data / "keys.json", "demo")
+    install(record_keys_of(data / "keys.json"))
+    create_topics(bootstrap, PARTITIONS, 1)
     fill(bootstrap, assets)
     at = ("--data", str(data), "--bootstrap", bootstrap)
     rebuild(*at)

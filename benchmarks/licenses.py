@@ -46,6 +46,7 @@ from schemas.codec import encode
 from schemas.events import AssetEvent, AssetIngested, TrackWish
 from schemas.ids import asset_key
 from schemas.values import LogPosition
+from tests.fakes import TRUSTING
 
 PARTITIONS = 12
 CONNECTIONS = 32
@@ -63,7 +64,7 @@ class Snapshot:
         add_organization(data / "keys.json", "demo")
         self._keyring = Keyring(KeyFile(data / "keys.json"))
         self._offsets = {name: [0] * PARTITIONS for name in TOPICS}
-        self._writer = SnapshotWriter(data / "views" / VIEW).open()
+        self._writer = SnapshotWriter(data / "views" / VIEW, TRUSTING).open()
         empty = {number: Slot(0) for number in range(PARTITIONS)}
         self._writer.bind(
             {name: Checkpoint(topic=Described(topic_id=name, partitions=PARTITIONS), slots=empty) for name in TOPICS}

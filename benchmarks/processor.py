@@ -18,9 +18,11 @@ import time
 from pathlib import Path
 
 from keymill.kafka.admin import create_topics, end_offsets
+from keymill.kafka.authentication import install
 from keymill.kafka.embedded import EmbeddedKafka
 from keymill.kafka.producer import Outgoing, Publisher
 from keymill.kms.keyfile import add_organization, create_key_file
+from keymill.kms.record_keys import record_keys_of
 from schemas import topics
 from schemas.codec import encode
 from schemas.events import AssetEvent, AssetIngested, TrackWish
@@ -45,9 +47,10 @@ def records(bootstrap: str) -> int:
 
 def measure(bootstrap: str, data: Path, events: int) -> dict[str, object]:
     """Start a processor, give it all events at once, and time it."""
-    create_topics(bootstrap, 12, 1)
     create_key_file(data / "keys.json")
     add_organization(data / "keys.json", "demo")
+    install(record_keys_of(data / "keys.json"))
+    create_topics(bootstrap, 12, 1)
     publisher = Publisher(bootstrap, {topic.name: 12 for topic in topics.CATALOGUE})
     publisher.flush_all([publisher.send_batch([event(number) for number in range(events)])])
     publisher.close()

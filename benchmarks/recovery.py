@@ -21,9 +21,11 @@ from confluent_kafka.admin import AdminClient
 
 from benchmarks.processor import event
 from keymill.kafka.admin import create_topics, describe
+from keymill.kafka.authentication import install
 from keymill.kafka.embedded import EmbeddedKafka
 from keymill.kafka.producer import Publisher
 from keymill.kms.keyfile import add_organization, create_key_file
+from keymill.kms.record_keys import record_keys_of
 from schemas import topics
 
 PARTITIONS = 12
@@ -62,9 +64,10 @@ def command(name: str, *arguments: str, assets: int) -> dict[str, int | float]:
 
 def measure(bootstrap: str, data: Path, assets: int) -> dict[str, object]:
     """Lose the key topic, and get it back."""
-    create_topics(bootstrap, PARTITIONS, 1)
     create_key_file(data / "keys.json")
     add_organization(data / "keys.json", "demo")
+    install(record_keys_of(data / "keys.json"))
+    create_topics(bootstrap, PARTITIONS, 1)
     fill(bootstrap, assets)
     lose_keys(bootstrap)
     at = ("--data", str(data), "--bootstrap", bootstrap)

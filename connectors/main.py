@@ -20,8 +20,10 @@ from keymill.config import ConnectSettings
 from keymill.errors import Misconfigured
 from keymill.http.server import announce
 from keymill.kafka.admin import require_topics
+from keymill.kafka.authentication import install
 from keymill.kafka.producer import Publisher
 from keymill.kafka.whole import WholeTail
+from keymill.kms.record_keys import record_keys_of
 from schemas import topics
 
 log = telemetry.logger("connectors.main")
@@ -47,6 +49,8 @@ def run(name: str, settings: ConnectSettings, *, once: bool = False) -> int:
     telemetry.configure(f"connect-{name}", settings.log_level)
     if name not in CONNECTORS:
         raise Misconfigured(f"there is no connector {name}: one of {', '.join(CONNECTORS)}")
+    if settings.keys_path.exists():  # a connector writes nothing that is authenticated, and verifies what it can
+        install(record_keys_of(settings.keys_path))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

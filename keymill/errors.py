@@ -91,3 +91,14 @@ class Misconfigured(Stop):
     """Settings, topics or key files are not what they must be; the message says which and what to do."""
 
     code = "misconfigured"
+
+
+class LostKeys(Misconfigured):
+    """
+    Keys that an organization has worked with are not in the KMS: an old backup of it stands there.
+
+    A command stops. A processor, which works for others too, refuses that organization's events until ops restore the
+    keys and `keymill dlq redrive` them.
+    """
+
+    code = "keys_missing"

@@ -1,23 +1,30 @@
-"""Who may ask for what: entitlements, service configurations, credentials."""
+"""
+Who may ask for what: entitlements, service configurations, credentials.
+
+The `sequence` of each only goes up, so that nobody can bring back what was revoked by writing an old record again.
+"""
 
 from schemas import ids
 from schemas.policy import Policy
-from schemas.values import HASH_SIZE, MAX_TIME_MS, DrmSystem, Record, check_range, check_size
+from schemas.values import HASH_SIZE, MAX_COUNT, MAX_TIME_MS, DrmSystem, Record, check_range, check_size
 
 
 class Entitlement(Record, frozen=True, kw_only=True):
-    """A user may play a product, for ever or until `valid_until` (epoch ms)."""
+    """A user may play a product, for ever or until `valid_until` (epoch ms); no longer once it is `deleted`."""
 
     organization: str
     user: str
     product: str
     valid_until: int | None = None
+    sequence: int = 0
+    deleted: bool = False
 
     def __post_init__(self) -> None:
         ids.check_organization(self.organization)
         ids.check_name(self.user, "user")
         ids.check_name(self.product, "product")
         check_range(self.valid_until, 0, MAX_TIME_MS, "valid_until")
+        check_range(self.sequence, 0, MAX_COUNT, "sequence")
 
 
 class Service(Record, frozen=True, kw_only=True):
@@ -30,11 +37,13 @@ class Service(Record, frozen=True, kw_only=True):
     upstream: str | None = None
     retired: bool = False
     limits: Policy | None = None
+    sequence: int = 0
 
     def __post_init__(self) -> None:
         ids.check_organization(self.organization)
         ids.check_name(self.service, "service")
         ids.check_name(self.version, "version")
+        check_range(self.sequence, 0, MAX_COUNT, "sequence")
 
 
 class OrganizationCreated(Record, frozen=True, kw_only=True, tag=True):
@@ -86,8 +95,10 @@ class Credential(Record, frozen=True, kw_only=True):
     created: int
     label: str
     body: OrganizationCreated | ApiKey | NcpKey | WidevineSigner | TokenKey
+    sequence: int = 0
 
     def __post_init__(self) -> None:
         ids.check_organization(self.organization)
         ids.check_name(self.credential, "credential")
         check_range(self.created, 0, MAX_TIME_MS, "created")
+        check_range(self.sequence, 0, MAX_COUNT, "sequence")

@@ -202,13 +202,18 @@ class DeadLetter(Record, frozen=True, kw_only=True):
 
 
 class TopicAdopted(Record, frozen=True, kw_only=True):
-    """The topic id that programs work with; `generation` counts the topics of that name (`LogPosition`)."""
+    """
+    The topic id that programs work with; `generation` counts the topics of that name (`LogPosition`).
+
+    `authenticated_from` has an offset per partition: records below it are older than authenticators, and are trusted.
+    """
 
     topic: str
     topic_id: str
     generation: int
     partitions: int
     adopted: int
+    authenticated_from: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_least(self.generation, 0, "generation")

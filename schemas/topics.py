@@ -35,6 +35,19 @@ class Program(StrEnum):
     OPS = "ops"
 
 
+class Authentication(StrEnum):
+    """
+    How a reader knows that a program with the keys of the organization wrote a record (ADR 0014).
+
+    `mac`: an HMAC, for topics with millions of records; whoever reads them could write them. `signature`: Ed25519, for
+    what grants authority. `none`: rights on the topic are all that guards it.
+    """
+
+    NONE = "none"
+    MAC = "mac"
+    SIGNATURE = "signature"
+
+
 class Topic(Record, frozen=True, kw_only=True):
     """One entry of the catalogue. `configs` are what the broker must hold; `records` are the types a value may have."""
 
@@ -44,6 +57,7 @@ class Topic(Record, frozen=True, kw_only=True):
     cleanup: Cleanup
     writers: tuple[Program, ...]
     readers: tuple[Program, ...]
+    authentication: Authentication = Authentication.NONE
     max_message_bytes: int = 65_536
     retention_ms: int = -1
     configs: dict[str, str] = {}
@@ -89,6 +103,7 @@ KEYS: Final = Topic(
     cleanup=Cleanup.COMPACT,
     writers=(Program.PROCESSOR,),
     readers=_READERS_OF_VIEWS,
+    authentication=Authentication.MAC,
 )
 CLAIMS: Final = Topic(
     name="drm.claims.v1",
@@ -97,6 +112,7 @@ CLAIMS: Final = Topic(
     cleanup=Cleanup.DELETE,
     writers=(Program.PROCESSOR,),
     readers=(Program.PROCESSOR, Program.CONNECT, Program.OPS),
+    authentication=Authentication.MAC,
 )
 POLICY_CHANGES: Final = Topic(
     name="drm.policy-changes.v1",
@@ -105,6 +121,7 @@ POLICY_CHANGES: Final = Topic(
     cleanup=Cleanup.DELETE,
     writers=(Program.GATEWAY, Program.OPS),
     readers=(Program.PROCESSOR, Program.CONNECT, Program.OPS),
+    authentication=Authentication.SIGNATURE,
 )
 POLICIES: Final = Topic(
     name="drm.policies.v1",
@@ -113,6 +130,7 @@ POLICIES: Final = Topic(
     cleanup=Cleanup.COMPACT,
     writers=(Program.PROCESSOR,),
     readers=_READERS_OF_VIEWS,
+    authentication=Authentication.SIGNATURE,
 )
 ENTITLEMENTS: Final = Topic(
     name="drm.entitlements.v1",
@@ -121,6 +139,7 @@ ENTITLEMENTS: Final = Topic(
     cleanup=Cleanup.COMPACT,
     writers=(Program.GATEWAY, Program.OPS),
     readers=_READERS_OF_VIEWS,
+    authentication=Authentication.SIGNATURE,
 )
 SERVICES: Final = Topic(
     name="drm.services.v1",
@@ -129,6 +148,7 @@ SERVICES: Final = Topic(
     cleanup=Cleanup.COMPACT,
     writers=(Program.OPS,),
     readers=_READERS_OF_VIEWS,
+    authentication=Authentication.SIGNATURE,
 )
 CREDENTIALS: Final = Topic(
     name="drm.credentials.v1",
@@ -137,6 +157,7 @@ CREDENTIALS: Final = Topic(
     cleanup=Cleanup.COMPACT,
     writers=(Program.OPS,),
     readers=_READERS_OF_VIEWS,
+    authentication=Authentication.SIGNATURE,
 )
 ADOPTIONS: Final = Topic(
     name="drm.adoptions.v1",
@@ -145,6 +166,7 @@ ADOPTIONS: Final = Topic(
     cleanup=Cleanup.COMPACT,
     writers=(Program.OPS,),
     readers=_READERS_OF_VIEWS,
+    authentication=Authentication.SIGNATURE,
 )
 STATUS: Final = Topic(
     name="drm.status.v1",
@@ -187,6 +209,7 @@ REQUESTS: Final = Topic(
     cleanup=Cleanup.DELETE,
     writers=(Program.OPS,),
     readers=(Program.PROCESSOR,),
+    authentication=Authentication.MAC,
     retention_ms=30 * DAY_MS,
 )
 DEAD_LETTERS: Final = Topic(
@@ -196,6 +219,7 @@ DEAD_LETTERS: Final = Topic(
     cleanup=Cleanup.DELETE,
     writers=(Program.PROCESSOR,),
     readers=(Program.GATEWAY, Program.CONNECT, Program.OPS),
+    authentication=Authentication.MAC,
 )
 
 CATALOGUE: Final = (
@@ -229,6 +253,13 @@ def entry_of(name: str) -> Topic:
 
 SOURCES: Final = (ASSETS, POLICY_CHANGES)
 """What processors decide; the owners of their partitions can be asked to decide again."""
+
+
+def organization_of(topic: Topic, record_key: bytes) -> str:
+    """Whose keys authenticate a record; empty for records that are about no organization: the installation's own."""
+    if topic in (DEAD_LETTERS, ADOPTIONS) or (topic is REQUESTS and source_named(record_key)):
+        return ""
+    return record_key.partition(b"/")[0].decode("ascii", "replace")
 
 
 def source_named(record_key: bytes) -> tuple[str, int] | None:

@@ -39,8 +39,8 @@ def agents_of(
     schemas = registry or NO_SCHEMAS
     keys = _owner(settings, topics.KEYS, topics.ASSETS, reader, publisher)
     kept = _owner(settings, topics.POLICIES, topics.POLICY_CHANGES, reader, publisher)
-    decider = decide.Decider(keyring, decoder, partitions=assets.partitions, generation=assets.generation)
-    keeper = policies.Decider(keyring, partitions=changes.partitions, generation=changes.generation)
+    decider = decide.Decider(keyring, decoder, partitions=assets.partitions, generation=assets.generation, goes_on=True)
+    keeper = policies.Decider(keyring, partitions=changes.partitions, generation=changes.generation, goes_on=True)
     return (
         Provisioner(
             decider=decider,

@@ -14,7 +14,7 @@ from keymill.core.envelope import ClearKey, unwrap_imported
 from keymill.core.identity import KeyIdentity
 from keymill.core.provisioning import GivenKey, Needed, track_label
 from keymill.core.wishes import Derived, Name
-from keymill.errors import InvalidRecord, Misconfigured, UnknownKey
+from keymill.errors import InvalidRecord, LostKeys, UnknownKey
 from keymill.kms.keyring import Keyring
 from keymill.secret import Secret
 from schemas import topics
@@ -144,7 +144,7 @@ class Claims:
         try:
             return self._keyring.prk(organization, root_version)
         except UnknownKey as error:
-            raise Misconfigured(f"{error}; restore the newest backup of the keys") from None
+            raise LostKeys(f"{error}; restore the newest backup of the keys") from None
 
     def _opened(self, organization: str, kid: bytes, imported: ImportedKey) -> ClearKey:
         """Unwrap an event's key; what `missing` has opened need not be opened again."""

@@ -12,7 +12,7 @@ from typing import Protocol
 from keymill.core import claims
 from keymill.core.folding import fold
 from keymill.core.provisioning import NONE_GIVEN, GivenKey, Keys, Needed, make_key_record, needed
-from keymill.errors import InvalidRecord, Misconfigured, Reject, UnknownKey
+from keymill.errors import InvalidRecord, LostKeys, Reject, UnknownKey
 from keymill.kms.keyring import Keyring
 from schemas.codec import encode
 from schemas.events import AssetEvent
@@ -82,9 +82,13 @@ class Decider:
     Args:
         partitions: of the asset topic, for the check that an event stands where its key belongs.
         generation: of the asset topic, counted by `keymill topics adopt`.
+        goes_on: where an organization's keys are lost its events are refused and the others decided; else it stops.
     """
 
-    def __init__(self, keyring: Keyring, decoder: Decoder, *, partitions: int, generation: int) -> None:
+    def __init__(
+        self, keyring: Keyring, decoder: Decoder, *, partitions: int, generation: int, goes_on: bool = False
+    ) -> None:
+        self._goes_on = goes_on
         self._keyring = keyring
         self._decode = decoder
         self._partitions = partitions
@@ -117,6 +121,17 @@ class Decider:
             self._event(event, record, decided, lookup)
         except Reject as error:
             decided.refuse(dead_letter(record, error, event, self._generation), event)
+        except LostKeys as error:
+            if not self._goes_on:
+                raise
+            if not self._is_applied(event, record, decided, lookup):  # then its keys are what an audit finds missing
+                lost = UnknownKey(str(error), field="organization", code=LostKeys.code)
+                decided.refuse(dead_letter(record, lost, event, self._generation), event)
+
+    def _is_applied(self, event: AssetEvent, record: RawRecord, decided: Decided, lookup: Lookup) -> bool:
+        key = asset_key(event.organization, event.asset)
+        held = decided.assets.get(key) or lookup.asset(event.organization, event.asset)
+        return held is not None and coordinates_of(record, self._generation).position <= held.applied
 
     def _event(self, event: AssetEvent, record: RawRecord, decided: Decided, lookup: Lookup) -> None:
         record_key = asset_key(event.organization, event.asset)
@@ -158,7 +173,7 @@ class Decider:
             if changed:
                 raise
             message = f"{error}; it did once: restore the newest backup of the keys"
-            raise Misconfigured(message) from None
+            raise LostKeys(message) from None
 
     def _root_version(self, event: AssetEvent, record: RawRecord, held: AssetRecord | None) -> int:
         try:
@@ -175,6 +190,6 @@ class Decider:
             raise _lost(error, event) from None
 
 
-def _lost(error: UnknownKey, event: AssetEvent) -> Misconfigured:
-    """The keys were here once: an old copy of them is no fault of the event, which must wait and not be refused."""
-    return Misconfigured(f"asset {event.organization}/{event.asset}: {error}; restore the newest backup of the keys")
+def _lost(error: UnknownKey, event: AssetEvent) -> LostKeys:
+    """The keys were here once: an old copy of them is no fault of the event."""
+    return LostKeys(f"asset {event.organization}/{event.asset}: {error}; restore the newest backup of the keys")

@@ -13,6 +13,7 @@ from keymill.core.rewrapping import rewrap
 from keymill.core.view import Fate, KidOwner, identity_of, judge_asset_record, judge_key_record
 from keymill.errors import Conflict, Corrupt, InvalidRecord, Reject
 from keymill.kms.keyring import Keyring
+from keymill.kms.record_keys import RecordKeys
 from schemas import topics
 from schemas.codec import decode, encode
 from schemas.ids import asset_key
@@ -21,7 +22,7 @@ from schemas.records import AssetRecord, DeadLetter, KeyRecord
 from streams import decide
 from streams.claims import Claimed
 from streams.owner import Due
-from streams.raw import check_key, dead_letter, request_id_of, value_in_place
+from streams.raw import check_authentic, check_key, dead_letter, request_id_of, value_in_place
 from streams.repairs import Named, contradicted, offsets_named, request_in_place, run_over
 from streams.runs import RawRecord, Run
 
@@ -98,6 +99,7 @@ class Decider:
         self, keyring: Keyring, assets: decide.Decider, *, partitions: int, generation: int, asset_generation: int
     ) -> None:
         self._keyring = keyring
+        self._keys = RecordKeys(lambda: keyring)
         self._assets = assets
         self._partitions = partitions
         self._generation = generation
@@ -125,9 +127,10 @@ class Decider:
 
     def _request_of(self, record: RawRecord) -> Request:
         if topics.source_named(record.key or b""):
-            return request_in_place(record)
+            return request_in_place(record, self._keys)
         request = decode(value_in_place(record, self._partitions), OwnerRequest)
         check_key(record, asset_key(request.organization, request.asset))
+        check_authentic(record, self._keys)
         return request
 
     def _rewrap(self, request: OwnerRequest, record: RawRecord, decided: Decided, lookup: Lookup) -> None:

@@ -1,7 +1,7 @@
 """
 The processor: a Faust worker beside a follower that keeps its view.
 
-A start: (1) settings and topics, (2) keys, (3) the follower's first catch-up, (4) only then the consumer group. It ends
+A start: (1) settings, keys and topics, (2) the follower's first catch-up, (3) only then the consumer group. It ends
 on SIGTERM with 0, on anything unexpected with 1, and what was not committed is read again by the next worker.
 """
 
@@ -20,10 +20,12 @@ from keymill.config import ProcessorSettings
 from keymill.errors import Misconfigured
 from keymill.http.server import announce, listen, url_of
 from keymill.kafka.admin import require_topics
+from keymill.kafka.authentication import install
 from keymill.kafka.producer import Publisher
 from keymill.kafka.reporting import Reporter, held_keks, reporter_of
 from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
+from keymill.kms.record_keys import record_keys_of
 from keymill.snapshot import gauges
 from keymill.snapshot.follower import Follower
 from keymill.snapshot.observed import Observed
@@ -56,11 +58,11 @@ def run(settings: ProcessorSettings) -> int:
     # (1)
     _check(settings)
     stop = _Stop()
+    install(record_keys_of(settings.keys_path))
     adopted = require_topics(settings.bootstrap, TOPICS)
+    keyring = Keyring(KeyFile(settings.keys_path))
     bound = listen(settings.host, settings.processor_port)
     # (2)
-    keyring = Keyring(KeyFile(settings.keys_path))
-    # (3)
     folder = settings.data / "views" / f"processor-{settings.instance_id or 'single'}"
     with (
         Health(settings, bound) as health,
@@ -73,7 +75,7 @@ def run(settings: ProcessorSettings) -> int:
         announce(url_of(bound, settings))
         if not _await_view(reader, follower, stop, health):
             return 0
-        # (4)
+        # (3)
         health.waits_for = "the group has not assigned partitions yet"
         registry = SchemaRegistry(settings.registry_url) if settings.registry_url else None
         if registry:
@@ -90,7 +92,9 @@ def _reporter(settings: ProcessorSettings, folder: Path, keyring: Keyring, healt
 
 def _follower(settings: ProcessorSettings, folder: Path) -> Follower:
     size = settings.map_size_gib * GIB
-    return Follower(folder, VIEW, _client(settings), map_size=size, log_level=settings.log_level)
+    return Follower(
+        folder, VIEW, _client(settings), key_file=settings.keys_path, map_size=size, log_level=settings.log_level
+    )
 
 
 def _client(settings: ProcessorSettings) -> dict[str, str | int | bool]:

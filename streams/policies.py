@@ -12,8 +12,9 @@ from typing import Protocol
 
 from keymill.core.folding import DEFAULT_POLICY
 from keymill.core.policy_changes import Policies, fold
-from keymill.errors import Misconfigured, Reject, UnknownKey
+from keymill.errors import LostKeys, Reject, UnknownKey
 from keymill.kms.keyring import Keyring
+from keymill.kms.record_keys import RecordKeys
 from keymill.snapshot.reader import SnapshotReader
 from schemas import topics
 from schemas.codec import decode, encode
@@ -23,7 +24,7 @@ from schemas.records import DeadLetter, PolicyRecord
 from streams.overlay import Overlay
 from streams.owner import Due, Owner
 from streams.publish import Agent
-from streams.raw import check_key, coordinates_of, dead_letter, request_id_of, value_in_place
+from streams.raw import check_authentic, check_key, coordinates_of, dead_letter, request_id_of, value_in_place
 from streams.runs import RawRecord, Run
 
 
@@ -55,10 +56,13 @@ class Decider:
     Args:
         partitions: of the topic of policy changes, for the check that a change stands where its key belongs.
         generation: of that topic, counted by `keymill topics adopt`.
+        goes_on: where an organization's keys are lost its changes are refused and the others decided; else it stops.
     """
 
-    def __init__(self, keyring: Keyring, *, partitions: int, generation: int) -> None:
+    def __init__(self, keyring: Keyring, *, partitions: int, generation: int, goes_on: bool = False) -> None:
+        self._goes_on = goes_on
         self._keyring = keyring
+        self.keys = RecordKeys(lambda: keyring)
         self._partitions = partitions
         self._generation = generation
 
@@ -82,6 +86,7 @@ class Decider:
         if held is None:
             held = decided.policies[organization] = lookup.folded(organization)
         self._require_organization(organization, record, held)
+        check_authentic(record, self.keys)
         policy = fold(change, at=coordinates_of(record, self._generation), held=held)
         if policy is not None:
             held.take(policy)
@@ -94,7 +99,9 @@ class Decider:
         except UnknownKey as error:
             if held.applied is not None:
                 message = f"policies of {organization}: {error}; restore the newest backup of the keys"
-                raise Misconfigured(message) from None
+                if self._goes_on:
+                    raise UnknownKey(message, field="organization", code=LostKeys.code) from None
+                raise LostKeys(message) from None
             raise UnknownKey(str(error), field="organization", code="unknown_organization") from None
 
 

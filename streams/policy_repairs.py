@@ -74,7 +74,7 @@ class Decider:
 
     def wanted(self, run: Run) -> list[int]:
         """The offsets of the policy changes that the run's repairs name, ascending."""
-        return offsets_named(run, lambda record: self._named(request_in_place(record)))
+        return offsets_named(run, lambda record: self._named(request_in_place(record, self._changes.keys)))
 
     def begin(self, _run: Run) -> Decided:
         """An empty decision, which is given what the run's repairs name."""
@@ -84,7 +84,7 @@ class Decider:
         """Decide one request. Raises only what is not the request's fault."""
         request: RepairRequest | None = None
         try:
-            request = request_in_place(record)
+            request = request_in_place(record, self._changes.keys)
             self._repair(request, request_id_of(record) or request.request_id, decided, lookup)
         except Reject as error:
             decided.dead_letters.append(dead_letter(record, error, request, self._generation))

@@ -6,7 +6,9 @@ from typing import Final
 from confluent_kafka import murmur2
 
 from keymill.core.folding import Coordinates
+from keymill.core.record_authentication import HEADER, UNAUTHENTICATED
 from keymill.errors import InvalidRecord, Reject
+from keymill.kafka.authentication import RecordKeys, is_older
 from keymill.telemetry import REQUEST_ID_HEADER
 from schemas import ids
 from schemas.events import AssetEvent, PolicyChange
@@ -53,6 +55,20 @@ def check_key(record: RawRecord, own_key: bytes) -> None:
     if record.key != own_key:
         message = f"the record key is not the {BY_NAME[record.topic].record_key} of its value"
         raise InvalidRecord(message, field="key", code="key_mismatch")
+
+
+def check_authentic(record: RawRecord, keys: RecordKeys) -> None:
+    """
+    Refuse a record that nobody with the organization's keys wrote.
+
+    Raises:
+        InvalidRecord: `unauthenticated`, `forged` or `no_record_key`.
+    """
+    authenticator = next((value for name, value in reversed(record.headers) if name == HEADER), None)
+    reason = keys.judge(record.topic, record.key or b"", record.value or b"", authenticator)
+    if reason and not (reason == UNAUTHENTICATED and is_older(record.topic, record.partition, record.offset)):
+        message = "the record's authenticator does not show that a program of this installation wrote it"
+        raise InvalidRecord(message, field=HEADER, code=reason)
 
 
 def coordinates_of(record: RawRecord, generation: int) -> Coordinates:

@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Self
 
 from keymill.errors import Conflict, InvalidRecord, Reject
+from keymill.kafka.authentication import RecordKeys
 from schemas import topics
 from schemas.codec import decode
 from schemas.operations import OwnerRequest, RepairRequest
 from schemas.records import DeadLetter
+from streams.raw import check_authentic
 from streams.runs import RawRecord, Run
 
 
@@ -96,18 +98,19 @@ def offsets_named(run: Run, named: Callable[[RawRecord], Named | None]) -> list[
     return sorted(found)
 
 
-def request_in_place(record: RawRecord) -> RepairRequest:
+def request_in_place(record: RawRecord, keys: RecordKeys) -> RepairRequest:
     """
     The request in a record whose key names a source.
 
     Raises:
-        InvalidRecord: it is none, or stands where its value does not belong.
+        InvalidRecord: it is none, stands where its value does not belong, or was written by nobody with the keys.
     """
     request = decode(record.value or b"", RepairRequest)
     place = (request.topic, request.partition)
     if topics.source_named(record.key or b"") != place or record.partition != request.partition:
         message = f"a repair of {request.topic} partition {request.partition} has that as its record key and partition"
         raise InvalidRecord(message, field="partition", code="wrong_partition")
+    check_authentic(record, keys)
     return request
 
 

@@ -16,6 +16,7 @@ from schemas import topics
 from schemas.topics import Topic
 from streams.claimant import Claimant
 from streams.owner import Owner
+from tests.fakes import TRUSTING
 from tests.view_records import Log
 
 PARTITIONS = 4
@@ -58,7 +59,7 @@ class AgentRig:
         self.topic, self.target = target, target.name
         self.followed = tuple(dict.fromkeys((target.name, topics.CLAIMS.name)))
         self.publisher = MemoryPublisher()
-        self.writer = SnapshotWriter(folder, map_size=MAP).open()
+        self.writer = SnapshotWriter(folder, TRUSTING, map_size=MAP).open()
         self.writer.bind(Log(PARTITIONS, self.followed).checkpoints())
         self.heart = HeartbeatFile(folder, write=True)
         self.beat()

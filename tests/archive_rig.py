@@ -83,7 +83,7 @@ def logs() -> dict[tuple[str, int], list[Whole]]:
     }  # fmt: skip
     return {
         (topic, partition): [
-            Whole(topic, partition, 2 * n, record_key, value, NOW + n, headers)
+            Whole(topic, partition, 2 * n, record_key, value, None, NOW + n, headers)
             for n, (record_key, value, headers) in enumerate(each)
         ]
         for (topic, partition), each in values.items()

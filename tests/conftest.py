@@ -6,9 +6,12 @@ Hypothesis profiles: how many examples a property is given is decided here and n
 
 import os
 import secrets
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from keymill.kafka import authentication
 
 EXAMPLES, STEPS = 100, 60
 SOAK = 4
@@ -30,6 +33,14 @@ settings.register_profile(
 )
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "dev")
 settings.load_profile(PROFILE)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _keys_of_one_module() -> Iterator[None]:
+    """Forget the installation that a module's tests worked for."""
+    yield
+    authentication.install(None)
+    authentication.forget_older()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -14,6 +14,7 @@ from keymill.proxy.request import Answer, Refusal
 from keymill.proxy.upstream.clearkey import ClearKey
 from keymill.proxy.upstream.contract import Asked, Granted, Upstream
 from keymill.secret import Secret
+from schemas.topics import Topic
 from schemas.values import DrmSystem
 
 
@@ -85,6 +86,25 @@ class Made:
         """See `Changes`."""
 
 
+class Trusting:
+    """Record keys by which every record verifies: for tests in which nobody forges any."""
+
+    def authenticate(self, topic: Topic, record_key: bytes, value: bytes) -> bytes:
+        """Nothing."""
+        return b""
+
+    def judge(self, topic: str, record_key: bytes, value: bytes, authenticator: bytes | None) -> str:
+        """See `RecordKeys`."""
+        return ""
+
+    def knows(self, organization: str) -> bool:
+        """See `RecordKeys`."""
+        return True
+
+
+TRUSTING = Trusting()
+
+
 @dataclass
 class MemoryKms:
     """A KMS whose roots and KEKs follow from a name: real cryptography, nothing to keep."""
@@ -99,7 +119,13 @@ class MemoryKms:
         """HMAC under the root."""
         if organization not in self.names:
             raise UnknownKey(f"no organization {organization}")
+        if root_version not in [each.root_version for each in self.activations]:
+            raise UnknownKey(f"no root version {root_version}")
         return Secret(hmac.digest(self._bytes(f"root {organization} {root_version}", 32), message, "sha256"))
+
+    def installation_hmac(self, message: bytes) -> Secret:
+        """HMAC under the installation's own key."""
+        return Secret(hmac.digest(self._bytes("installation", 32), message, "sha256"))
 
     def kek(self, organization: str, epoch: int) -> Secret:
         """The KEK of an epoch."""

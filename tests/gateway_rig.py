@@ -16,6 +16,7 @@ import httpx
 
 from keymill.gateway.dialects import widevine
 from keymill.kafka.admin import create_topics
+from keymill.ops.access import prepare_keys
 from keymill.ops.credentials import Created, Kind, create_credential, create_organization
 from keymill.ops.supervise import Child
 from keymill.secret import Secret
@@ -109,6 +110,7 @@ def ncp_headers(access_key: str, secret_key: str, method: str, path: str, *, reg
 @contextmanager
 def running(bootstrap: str, data: Path) -> Iterator[Rig]:
     """Everything up inside the block."""
+    prepare_keys(bootstrap, data / "keys.json")
     create_topics(bootstrap, partitions=PARTITIONS)
     create_organization(bootstrap, data / "keys.json", ORGANIZATION)
     create_organization(bootstrap, data / "keys.json", "other")

@@ -72,7 +72,7 @@ def lose(rig: Rig, topic: Topic, kept: Callable[[bytes, bytes], bool]) -> None:
     publisher = Publisher(rig.bootstrap, {topic.name: state.partitions})
     publisher.flush_all([publisher.send_batch([_outgoing(topic, record) for record in left])] if left else [])
     publisher.close()
-    assert 0 == keymill("topics", "adopt", topic.name, "--apply", "--bootstrap", rig.bootstrap).returncode
+    assert 0 == keymill("topics", "adopt", topic.name, "--apply", *on(rig)).returncode
 
 
 def _outgoing(topic: Topic, record: Record) -> Outgoing:

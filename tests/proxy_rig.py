@@ -36,7 +36,7 @@ from schemas.policy import Policy
 from schemas.records import AssetRecord, KeyOrigin, KeyRecord, PolicyRecord, PolicyState
 from schemas.values import DrmSystem, LogPosition, Record
 from tests import builders
-from tests.fakes import LicenseServer, LicenseServers
+from tests.fakes import TRUSTING, LicenseServer, LicenseServers
 from tests.view_records import Log
 
 ORGANIZATIONS = ("demo", "other")
@@ -96,7 +96,7 @@ class ProxyRig:
         self.kms = KeyFile(folder / "keys.json")
         self.keyring = Keyring(self.kms)
         self.log = Log()
-        self.writer = SnapshotWriter(folder / "views" / "proxy", map_size=MAP).open()
+        self.writer = SnapshotWriter(folder / "views" / "proxy", TRUSTING, map_size=MAP).open()
         self.writer.bind(self.log.checkpoints())
         self.heartbeat = HeartbeatFile(self.writer.folder, write=True)
         self.beat()
@@ -137,7 +137,7 @@ class ProxyRig:
         lost = msgspec.structs.replace(self.writer.manifest, boot="another", clean=False)
         store.write_manifest(self.writer.folder, lost)
         self.log = Log()
-        self.writer = SnapshotWriter(self.writer.folder, map_size=MAP).open()
+        self.writer = SnapshotWriter(self.writer.folder, TRUSTING, map_size=MAP).open()
         self.writer.bind(self.log.checkpoints())
 
     def put(self, key: bytes, record: Record) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
+from schemas.access import Credential, Entitlement, Service
 from schemas.ids import asset_key, key_set_key, scoped_key
 from schemas.records import AssetRecord, KeyRecord, KeyVersion, PolicyRecord
 from schemas.values import DIGEST_SIZE, Record
@@ -28,6 +29,11 @@ class Verdict(Record, frozen=True, kw_only=True):
 
     fate: Fate
     reason: str = ""
+
+
+Sequenced = Credential | Service | Entitlement
+NO_SEQUENCE: Final = 0
+"""Of records from before there were sequences, whose order is the log's. No such record is authenticated."""
 
 
 class KidOwner(Record, frozen=True, kw_only=True):
@@ -127,6 +133,18 @@ def _keeps(new: KeyVersion, held: KeyVersion) -> bool:
 
 def _choices(version: KeyVersion) -> tuple[object, ...]:
     return (version.key_version, version.root_version, version.salt, version.single_key, version.schemes)
+
+
+def judge_sequenced(new: Sequenced, held: Sequenced | None) -> Verdict:
+    """Judge a credential, service or entitlement: `sequence` only goes up; of equal ones the first stays."""
+    if held is None or follows(new, held):
+        return APPLIED
+    return SAME if new == held else stale("older_sequence")
+
+
+def follows(new: Sequenced, held: Sequenced) -> bool:
+    """Tell whether *new* takes the place of *held*, which stands before it in the log."""
+    return new.sequence > held.sequence or (new.sequence == held.sequence == NO_SEQUENCE and new != held)
 
 
 def judge_policy_record(new: PolicyRecord, held: PolicyRecord | None) -> Verdict:

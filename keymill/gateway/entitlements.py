@@ -1,5 +1,5 @@
 """
-Entitlements over HTTP: who may play what until when, a record of the compacted topic each; its end is a tombstone.
+Entitlements over HTTP: who may play what until when, a record of the compacted topic each; its end is one more.
 
 200 or 204 says that this gateway's own view has it, 202 that the broker does and the view is behind. Both calls may be
 repeated: the last one holds.
@@ -28,6 +28,8 @@ from schemas.codec import encode
 from schemas.ids import scoped_key
 
 TOPIC: Final = topics.ENTITLEMENTS
+ATTEMPTS: Final = 5
+"""Gateways that change one entitlement in the same moment take turns; more of them than this are not waited for."""
 
 
 class EntitlementBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,32 +51,46 @@ class Entitlements:
         until = epoch_ms(read_json(data or b"{}", EntitlementBody).valid_until, "valid_until")
         record = Entitlement(organization=organization, user=user, product=product, valid_until=until)
         answer = EntitlementAnswer(organization=organization, user=user, product=product, valid_until=rfc3339(until))
-        seen = await self._publish(record, encode(record))
+        seen = await self._publish(record)
         content = msgspec.json.encode(answer)
         return Response(content, 200 if seen else 202, {"cache-control": "no-store"}, "application/json")
 
     async def delete(self, request: Request, organization: str, user: str, product: str) -> Response:
         """DELETE an entitlement, whether there is one or not."""
         self._admit(request, organization)
-        record = Entitlement(organization=organization, user=user, product=product)
-        return Response(status_code=204 if await self._publish(record, None) else 202)
+        record = Entitlement(organization=organization, user=user, product=product, deleted=True)
+        return Response(status_code=204 if await self._publish(record) else 202)
 
     def _admit(self, request: Request, organization: str) -> None:
         self._service.readiness.require()
         authenticate(self._service.reader, request.headers.get("authorization", ""), organization)
 
-    async def _publish(self, record: Entitlement, value: bytes | None) -> bool:
-        """Whether the view holds it after the wait; the broker does."""
+    async def _publish(self, record: Entitlement) -> bool:
+        """Publish it; tell whether the view holds it after the wait, as the broker does."""
+        for _ in range(ATTEMPTS):
+            written, seen = await self._write(record)
+            if not seen or self._held(record) == written:
+                break  # another gateway's change of the same moment has a higher sequence: this one follows it
+        return seen
+
+    def _held(self, record: Entitlement) -> Entitlement | None:
+        with self._service.reader.at_once() as view:
+            return view.entitlement_record(record.organization, record.user, record.product)
+
+    async def _write(self, record: Entitlement) -> tuple[Entitlement, bool]:
         service, key = self._service, scoped_key(record.organization, record.user, record.product)
+        held = self._held(record)
+        sequence = max(held.sequence + 1 if held else 1, time.time_ns() // 1_000_000)
+        written = msgspec.structs.replace(record, sequence=sequence)
         request_id = telemetry.request_id.get()
         headers = ((telemetry.REQUEST_ID_HEADER, request_id.encode("ascii")),) if request_id else ()
-        outgoing = Outgoing(topic=TOPIC.name, record_key=key, value=value, headers=headers)
+        outgoing = Outgoing(topic=TOPIC.name, record_key=key, value=encode(written), headers=headers)
         (offset,) = await service.publisher.publish([outgoing])
         telemetry.PUBLISHED.labels(TOPIC.name).inc()
         adopted = service.entitlements
         partition = topics.partition_of(TOPIC, key, adopted.partitions)
         place = EventPlace(topic=TOPIC.name, partition=partition, generation=adopted.generation, offset=offset)
-        what, now_ms = What.WITHDRAWAL if value is None else What.ENTITLEMENT, time.time_ns() // 1_000_000
+        what, now_ms = What.WITHDRAWAL if record.deleted else What.ENTITLEMENT, time.time_ns() // 1_000_000
         service.audit.note(asking.published(what, record.organization, "", place, now_ms, user=record.user))
 
         def look() -> bool | None:
@@ -82,4 +98,4 @@ class Entitlements:
                 return view.positions().get(TOPIC.name, {}).get(partition, 0) > offset or None
 
         deadline = time.monotonic() + service.settings.wait_s
-        return await service.waiter.until(look, deadline) is True
+        return written, await service.waiter.until(look, deadline) is True

@@ -15,10 +15,12 @@ from keymill.gateway.waiting import Waiter
 from keymill.http.health import Readiness
 from keymill.http.server import dress, listen, serve
 from keymill.kafka.admin import require_topics
+from keymill.kafka.authentication import install
 from keymill.kafka.producer import Publisher
 from keymill.kafka.reporting import Observation, Reporter, held_keks, reporter_of
 from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
+from keymill.kms.record_keys import RecordKeys
 from keymill.snapshot.follower import Follower
 from keymill.snapshot.observed import Observed
 from keymill.snapshot.reader import SnapshotReader
@@ -46,11 +48,15 @@ def run(settings: GatewaySettings) -> int:
     if not settings.bootstrap:
         raise Misconfigured("bootstrap (KEYMILL_BOOTSTRAP) is empty: name the Kafka brokers, or run `keymill up`")
     keyring = Keyring(KeyFile(settings.keys_path))
+    install(RecordKeys(lambda: keyring))
     adopted = require_topics(settings.bootstrap, [*VIEW, *(topic.name for topic in WRITTEN), topics.DEAD_LETTERS.name])
     bound = listen(settings.host, settings.gateway_port)
     folder = settings.data / "views" / "gateway"
     client = {"bootstrap.servers": settings.bootstrap}
-    follower = Follower(folder, VIEW, client, map_size=settings.map_size_gib * GIB, log_level=settings.log_level)
+    follower = Follower(
+        folder, VIEW, client, key_file=settings.keys_path, map_size=settings.map_size_gib * GIB,
+        log_level=settings.log_level,
+    )  # fmt: skip
     reader = SnapshotReader(folder)
     waiter = Waiter(reader)
     letters = DeadLetters(settings.bootstrap, waiter.wake)

@@ -22,10 +22,16 @@ Check = Callable[[], str | None]
 
 
 class Readiness:
-    """Whether work should be sent here: not once the program stops, and only while every check passes."""
+    """
+    Whether work should be sent here: not once the program stops, and only while every check passes.
 
-    def __init__(self, *checks: Check) -> None:
+    Args:
+        degraded: what some of the work fails for while the rest is done; it is told, and the program stays ready.
+    """
+
+    def __init__(self, *checks: Check, degraded: Check = lambda: None) -> None:
         self._checks = checks
+        self.degraded = degraded
         self._said: str | None = "the program is starting"
         self.stopping = False
 
@@ -56,7 +62,8 @@ def health_routes(readiness: Readiness) -> list[BaseRoute]:
     async def readyz(_request: Request) -> Response:
         if reason := readiness.reason():
             return problem(503, "not_ready", reason, headers={"retry-after": "1"})
-        return JSONResponse({"status": "ready"})
+        degraded = readiness.degraded()
+        return JSONResponse({"status": "ready"} | ({"degraded": degraded} if degraded else {}))
 
     async def metrics(_request: Request) -> Response:
         return PlainTextResponse(generate_latest(_registry()), media_type=CONTENT_TYPE_LATEST)

@@ -21,6 +21,7 @@ from keymill.kafka.adoption import (
     record_adoptions,
     takeovers,
 )
+from keymill.kafka.authentication import trust_before
 from keymill.kafka.cluster import (
     GroupState,
     TopicState,
@@ -114,7 +115,9 @@ def require_topics(bootstrap: str, names: Iterable[str]) -> dict[str, TopicAdopt
         raise Misconfigured("the topics are not what they must be: " + " | ".join(map(str, fatal)))
     for difference in found:
         log.warning("topic_drift", topic=difference.topic, config=difference.what, difference=str(difference))
-    return {name: adoptions.held[name] for name in wanted}
+    taken = {name: adoptions.held[name] for name in wanted}
+    trust_before({name: adopted.authenticated_from for name, adopted in taken.items() if adopted.authenticated_from})
+    return taken
 
 
 def plan_adoption(bootstrap: str, names: Sequence[str] = (), *, generation: int | None = None) -> list[Takeover]:

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from keymill.errors import Unavailable
+from keymill.kafka.authentication import refusal_of
 from keymill.kafka.batch import Detour, is_impassable
 from keymill.kafka.cluster import end_offsets
 from schemas.codec import HEADER_SIZE, MARKER, readable
@@ -34,12 +35,13 @@ _SETTINGS: Final[dict[str, str | int]] = {
 
 
 class Read(NamedTuple):
-    """A record with its place; `value` is None for a tombstone."""
+    """A record with its place; `value` is None for a tombstone, `refusal` says why it is not to be trusted."""
 
     partition: int
     offset: int
     record_key: bytes
     value: bytes | None
+    refusal: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,8 @@ def _records(bootstrap: str, topic: str, unread: set[int]) -> Iterator[Read]:
                 deadline = time.monotonic() + STALL_S
                 error, partition = message.error(), message.partition() or 0
                 if error is None:
-                    yield Read(partition, message.offset() or 0, message.key() or b"", message.value())
+                    place = (partition, message.offset() or 0)
+                    yield Read(*place, message.key() or b"", message.value(), refusal_of(message, topic))
                 elif error.code() == KafkaError._PARTITION_EOF:
                     unread.discard(partition)
                 elif is_impassable(message):

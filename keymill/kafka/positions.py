@@ -7,13 +7,14 @@ from schemas.values import Record
 
 
 class Incoming(Record, frozen=True, gc=False):
-    """A message as the tail hands it over. `value` None is a tombstone."""
+    """A message as the tail hands it over. `value` None is a tombstone; `authenticator` shows who wrote it."""
 
     topic: str
     partition: int
     offset: int
     key: bytes | None
     value: bytes | None
+    authenticator: bytes | None = None
 
 
 class Whole(Incoming, frozen=True, gc=False):

@@ -19,6 +19,7 @@ from functools import partial
 from typing import Final
 
 from keymill.errors import Corrupt, Misconfigured, NotReady, Unavailable
+from keymill.kafka.authentication import with_authenticator
 from keymill.kafka.delivery import Delivery
 from keymill.kafka.outgoing import Headers, Outgoing, place
 from keymill.kafka.session import Session
@@ -147,7 +148,7 @@ class Publisher:
 
     def _hand_over(self, delivery: Delivery) -> Iterator[float]:
         """Give the records to the client; yields seconds to pause for, 0 now and then so that others may run."""
-        placed = [place(record, self._partitions) for record in delivery.records]
+        placed = [(place(record, self._partitions), with_authenticator(record)) for record in delivery.records]
         session = self._current()
         deadline = time.monotonic() + self._patience_s
         sent, size = 0, len(placed)

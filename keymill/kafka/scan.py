@@ -3,13 +3,15 @@
 import logging
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from keymill.errors import Corrupt, Unavailable
+from keymill.kafka.authentication import refusal_of
 from keymill.kafka.batch import Batch, Detour, is_impassable
 from keymill.telemetry import KAFKA_CLIENT
+from schemas import topics
 
 BATCH: Final = 10_000
 POLL_S: Final = 0.5
@@ -17,16 +19,40 @@ STALL_S: Final = 30.0
 """Without progress for so long the brokers are gone, or a transaction pins the log."""
 
 
+MAX_STANDING: Final = 10_000
+"""Refused records that are remembered; about 2 MB."""
+NAMED_BYTES: Final = 512
+"""Bytes of a refused record's key that are kept: a longer one is no record key of ours."""
+DECIDED: Final = frozenset({topics.POLICY_CHANGES.name, topics.REQUESTS.name})
+"""Records that a processor decides: what does not verify is a dead letter, not passed over."""
+
+
+class Refused(NamedTuple):
+    """A record that did not verify; `timestamp` is the broker's, epoch ms."""
+
+    topic: str
+    partition: int
+    record_key: bytes
+    offset: int
+    timestamp: int
+    reason: str
+
+
+Judged = tuple[Message, str]
+
+
 class Scanner:
     """
     A consumer that reads one partition after the other; connecting costs a tenth of a second, once.
 
     A context manager. One read at a time: the next one ends the one before. A batch that cannot be read is passed over,
-    logged, and kept in `passed`.
+    logged, and kept in `passed`; `standing` holds records that did not verify and are the last of their record keys,
+    of all that was read.
     """
 
     def __init__(self, bootstrap: str) -> None:
         self.passed: list[Batch] = []
+        self.standing: dict[tuple[str, int, bytes], Refused] = {}
         self._bootstrap = bootstrap
         self._consumer = Consumer(
             {
@@ -44,7 +70,28 @@ class Scanner:
         )
 
     def read(self, topic: str, partition: int, *, start: int | None = None, end: int) -> Iterator[Message]:
-        """See `scan_partition`."""
+        """See `scan_partition`: what does not verify is passed over, so that the record before it counts."""
+        return (message for message, reason in self.judge(topic, partition, start=start, end=end) if not reason)
+
+    def judge(self, topic: str, partition: int, *, start: int | None = None, end: int) -> Iterator[Judged]:
+        """Yield what `read` does and what it passes over, each with the reason; empty for what may be trusted."""
+        for message in self.raw(topic, partition, start=start, end=end):
+            reason = refusal_of(message, topic) if topic not in DECIDED else ""
+            if reason or self.standing:
+                self._note(message, topic, partition, reason)
+            yield message, reason
+
+    def _note(self, message: Message, topic: str, partition: int, reason: str) -> None:
+        record_key = (message.key() or b"")[:NAMED_BYTES]
+        place = (topic, partition, record_key)
+        if not reason:
+            self.standing.pop(place, None)
+        elif place in self.standing or len(self.standing) < MAX_STANDING:
+            _, timestamp = message.timestamp()
+            self.standing[place] = Refused(*place, message.offset() or 0, timestamp, reason)
+
+    def raw(self, topic: str, partition: int, *, start: int | None = None, end: int) -> Iterator[Message]:
+        """Yield everything, whether it verifies or not."""
         first = _first(self._consumer, topic, partition)
         begin = first if start is None else start
         if begin < first:

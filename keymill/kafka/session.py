@@ -11,12 +11,16 @@ from typing import Final
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from keymill.errors import KeymillError, Misconfigured, Unavailable
+from keymill.kafka.authentication import WrittenHeaders
 from keymill.kafka.delivery import Delivery, failure_of
 from keymill.kafka.outgoing import Outgoing, name_of
 
 POLL_S: Final = 0.1
 PURGE_STEP_S: Final = 0.01
 JOIN_S: Final = 10.0
+
+Placed = tuple[int, WrittenHeaders | None]
+"""The partition and the headers that a record is written with."""
 
 log = logging.getLogger("keymill.kafka.producer")
 
@@ -42,7 +46,7 @@ class Session:
         self._thread = threading.Thread(target=self._pump, name="kafka-publisher", daemon=True)
         self._thread.start()
 
-    def produce(self, delivery: Delivery, placed: Sequence[int], start: int, stop: int) -> int:
+    def produce(self, delivery: Delivery, placed: Sequence[Placed], start: int, stop: int) -> int:
         """
         Queue records [start, stop) for their partitions; returns where it stopped: before *stop* if the queue is full,
         or if the client refuses a record, which fails the delivery and drops the session.
@@ -55,12 +59,11 @@ class Session:
             if self.dropped:
                 raise Unavailable(f"{name_of(records[start])}: an earlier record was lost; publish it again")
             for index in range(start, stop):
-                record = records[index]
+                record, (partition, headers) = records[index], placed[index]
                 try:
                     produce(
-                        record.topic, record.value, record.record_key, placed[index],
-                        on_delivery=partial(report, explain, index),
-                        headers=list(record.headers) if record.headers else None,
+                        record.topic, record.value, record.record_key, partition,
+                        on_delivery=partial(report, explain, index), headers=headers,
                     )  # fmt: skip
                 except BufferError:
                     return index

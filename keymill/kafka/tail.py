@@ -23,6 +23,7 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from keymill import telemetry
 from keymill.errors import Misconfigured, Unavailable
 from keymill.kafka import positions
+from keymill.kafka.authentication import authenticator_of
 from keymill.kafka.batch import Detour, is_impassable
 from keymill.kafka.lens import Lens, described, offsets
 from keymill.kafka.positions import Checkpoint, Incoming, Slot, flat
@@ -163,7 +164,7 @@ class Tail:
         return LIVE_RECORDS if live else BULK_RECORDS
 
     def _form(self, message: Message, topic: str, partition: int, offset: int) -> Incoming:
-        return Incoming(topic, partition, offset, message.key(), message.value())
+        return Incoming(topic, partition, offset, message.key(), message.value(), authenticator_of(message))
 
     def _event(
         self, error: KafkaError, topic: str | None, partition: int | None, offset: int | None,

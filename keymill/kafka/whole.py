@@ -37,7 +37,8 @@ class WholeTail(Tail):
 
     def _form(self, message: Message, topic: str, partition: int, offset: int) -> Whole:
         _, timestamp = message.timestamp()
-        return Whole(topic, partition, offset, message.key(), message.value(), timestamp, headers_of(message))
+        key, value, headers = message.key(), message.value(), headers_of(message)
+        return Whole(topic, partition, offset, key, value, timestamp=timestamp, headers=headers)
 
 
 def _with_id(place: Checkpoint, spell: Callable[[str], str]) -> Checkpoint:

@@ -54,6 +54,11 @@ class KeyFile:
                 return Secret(hmac.digest(base64.b64decode(root.key), message, "sha256"))
         raise UnknownKey(f"organization {organization} has no root version {root_version} in {self._path.name}")
 
+    def installation_hmac(self, message: bytes) -> Secret:
+        """See `Kms`. The first intake KEK is there as long as the events that it wrapped: for ever."""
+        self._refresh()
+        return Secret(hmac.digest(base64.b64decode(self._content.intake[0].key), message, "sha256"))
+
     def kek(self, organization: str, epoch: int) -> Secret:
         """See `Kms`."""
         for kek in self._group(organization).keks:

@@ -2,7 +2,8 @@
 
 from keymill.core.derive import fingerprint_message, prk_message
 from keymill.core.provisioning import Keys
-from keymill.errors import KeymillError
+from keymill.core.record_authentication import mac_key_message, signing_key_message
+from keymill.errors import KeymillError, UnknownKey
 from keymill.kms.provider import KekState, Kms
 from keymill.secret import Secret
 
@@ -20,6 +21,7 @@ class Keyring:
         self._fingerprint_keys: dict[str, Secret] = {}
         self._keks: dict[tuple[str, int], Secret] = {}
         self._intake_keks: dict[int, Secret] = {}
+        self._record_keys: dict[bytes, Secret] = {}
 
     def root_version_at(self, organization: str, timestamp: int) -> int:
         """The root version that a key version pins whose first event has this record timestamp (epoch ms)."""
@@ -41,6 +43,31 @@ class Keyring:
         if found is None:
             found = self._kms.hmac(organization, 1, fingerprint_message(organization))
             self._fingerprint_keys[organization] = found
+        return found
+
+    def record_mac_key(self, organization: str, epoch: int) -> Secret:
+        """
+        Return K_rec, 32 bytes, of (organization, root version); without organization the installation's own.
+
+        Raises `UnknownKey` when there is no such organization or root version.
+        """
+        return self._record_key(organization, epoch, mac_key_message(organization))
+
+    def record_signing_key(self, organization: str, epoch: int) -> Secret:
+        """Return the seed of the Ed25519 key, 32 bytes; arguments and errors as for `record_mac_key`."""
+        return self._record_key(organization, epoch, signing_key_message(organization))
+
+    def _record_key(self, organization: str, epoch: int, message: bytes) -> Secret:
+        name = epoch.to_bytes(4, "big") + message
+        found = self._record_keys.get(name)
+        if found is None:
+            if organization:
+                found = self._kms.hmac(organization, epoch, message)
+            elif epoch == 1:
+                found = self._kms.installation_hmac(message)
+            else:
+                raise UnknownKey(f"the installation has no key of epoch {epoch}")
+            self._record_keys[name] = found
         return found
 
     def kek(self, organization: str, epoch: int) -> Secret:

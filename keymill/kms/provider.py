@@ -46,6 +46,10 @@ class Kms(Protocol):
         """HMAC-SHA-256 of *message* under the organization's root of that version, 32 bytes."""
         ...
 
+    def installation_hmac(self, message: bytes) -> Secret:
+        """HMAC-SHA-256 of *message* under the installation's own key, 32 bytes: for records about no organization."""
+        ...
+
     def kek(self, organization: str, epoch: int) -> Secret:
         """The KEK of an epoch, retired ones too, 64 bytes, for use in process: a KMS call per record is too slow."""
         ...

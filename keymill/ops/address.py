@@ -1,4 +1,8 @@
-"""Where the brokers of a data folder are: what `keymill up` wrote down, unless the settings name them."""
+"""
+Where the brokers of a data folder are, and what authenticates their records.
+
+What `keymill up` wrote down holds, unless the settings name brokers.
+"""
 
 import json
 from pathlib import Path
@@ -6,6 +10,8 @@ from typing import Any, Final
 
 from keymill.config import Settings
 from keymill.errors import Misconfigured
+from keymill.kafka.authentication import install
+from keymill.kms.record_keys import record_keys_of
 
 FILE: Final = "up.json"
 
@@ -19,7 +25,14 @@ def write_address(data: Path, line: dict[str, Any]) -> None:
 
 
 def bootstrap_of(settings: Settings) -> str:
-    """The brokers to ask. Raises `Misconfigured` when nothing names them."""
+    """
+    Return the brokers to ask, whose records the key file of the settings authenticates from now on.
+
+    Without a key file nothing can be written that others trust, and what is read is not verified.
+
+    Raises `Misconfigured` when nothing names the brokers.
+    """
+    install(record_keys_of(settings.keys_path) if settings.keys_path.exists() else None)
     if settings.bootstrap:
         return settings.bootstrap
     try:

@@ -16,7 +16,8 @@ RETRY_S: Final = 10.0
 """After an audit that could not be finished: the brokers are away."""
 KINDS: Final = (
     "missing", "different", "unexpected", "misplaced", "unopened", "unreadable", "unresolved", "unclaimed",
-    "contradiction", "key_lost", "key_changed", "copy_missing", "copy_different", "copy_unexpected",
+    "contradiction", "forged", "superseded", "key_lost", "key_changed", "copy_missing", "copy_different",
+    "copy_unexpected",
 )  # fmt: skip
 """Every kind of difference; each is shown from the first audit on, so that an alert sees it rise from 0."""
 

@@ -15,15 +15,19 @@ from keymill.ops.source import Pair, Source, letter_of
 from schemas import topics
 from schemas.codec import decode
 from schemas.records import Claim, TopicAdopted
+from schemas.topics import Topic
 from streams.raw import UNREADABLE_BATCH
 from streams.reread import raw_record
 from streams.runs import UNPACKED_MAX, RawRecord
 
+ACCESS: Final = (topics.CREDENTIALS, topics.SERVICES, topics.ENTITLEMENTS)
+"""Who may ask for what: no log gives it back, so each record is judged by itself and by the one before it."""
 READ_IN_ORDER: Final = (
     (topics.KEYS.name, topics.POLICIES.name),
     (topics.ASSETS.name, topics.POLICY_CHANGES.name),
     (topics.DEAD_LETTERS.name,),
     (topics.CLAIMS.name,),
+    tuple(topic.name for topic in ACCESS),
 )
 """Ends are taken in this order: what comes between is pending, and each record finds its event and its claim."""
 NAMES: Final = tuple(name for names in READ_IN_ORDER for name in names)
@@ -79,7 +83,7 @@ class Logs:
 
     def __init__(self, scanner: Scanner, adopted: Mapping[str, TopicAdopted], ends: Ends) -> None:
         self.ends = ends
-        self._scanner = scanner
+        self.scanner = scanner
         self._adopted = adopted
         self._read: dict[tuple[str, int], int] = {}
         self._passed: dict[tuple[str, int, int], Batch] = {}
@@ -87,8 +91,8 @@ class Logs:
 
     def lost(self) -> list[Batch]:
         """The batches that could not be read, and that no dead letter tells of."""
-        self._passed |= {(each.topic, each.partition, each.first): each for each in self._scanner.passed}
-        self._scanner.passed.clear()
+        self._passed |= {(each.topic, each.partition, each.first): each for each in self.scanner.passed}
+        self.scanner.passed.clear()
         return [self._passed[place] for place in sorted(self._passed.keys() - self._told)]
 
     @property
@@ -109,7 +113,7 @@ class Logs:
         """A pair of topics as replays read them, from the beginning."""
         letters = self.ends.of[topics.DEAD_LETTERS.name]
         adopted, ends = self._adopted[pair.source.name], self.ends.of
-        return Source(self._scanner, pair, adopted, ends[pair.source.name], ends[pair.made.name], letters)
+        return Source(self.scanner, pair, adopted, ends[pair.source.name], ends[pair.made.name], letters)
 
     def came(self, partition: int) -> Came:
         """What is new on the partitions of that number."""
@@ -147,10 +151,17 @@ class Logs:
         """Read again what came since."""
         self.ends, self._read = mark
 
+    def access(self) -> Iterator[tuple[Topic, int, Message]]:
+        """The new records that say who may ask, with their topics and partitions."""
+        for topic in ACCESS:
+            for partition in self.ends.of[topic.name]:
+                for message in self._new(topic.name, partition):
+                    yield topic, partition, message
+
     def _new(self, topic: str, partition: int) -> Iterator[Message]:
         start, end = self._read.get((topic, partition)), self.ends.of[topic][partition]
         if end and start != end:
-            yield from self._scanner.read(topic, partition, start=start, end=end)
+            yield from self.scanner.read(topic, partition, start=start, end=end)
         self._read[topic, partition] = end
 
     def _moved(self, topic: str, partition: int) -> bool:

@@ -4,6 +4,7 @@ An audit: every log, every topic made of it, and the copies. A whole pass reads 
 What a pass has read may be kept; a later look then reads and judges only what came since.
 """
 
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,11 +18,12 @@ from keymill.core.envelope import unwrap_keys
 from keymill.errors import Corrupt, Retry
 from keymill.kafka.admin import read_adoptions, require_topics
 from keymill.kafka.latest import Unreadable
-from keymill.kafka.scan import Scanner
+from keymill.kafka.scan import Refused, Scanner
 from keymill.kafka.status_topic import read_status
 from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
 from keymill.ops import source
+from keymill.ops.audit_access import Access, forged
 from keymill.ops.audit_copies import Copies, OpenArchive
 from keymill.ops.audit_following import Looked
 from keymill.ops.audit_logs import NAMES, Came, Ends, Logs, take_claim
@@ -37,6 +39,7 @@ from schemas import topics
 from schemas.codec import encode
 from schemas.ids import asset_key
 from schemas.records import Claim, KeyRecord
+from schemas.topics import Topic
 
 KEYS, POLICIES = topics.KEYS.name, topics.POLICIES.name
 Policies = tuple[HeldPolicies, Report]
@@ -108,6 +111,7 @@ class Pass:
         keyring = Keyring(KeyFile(settings.keys_path))
         assets, changes = logs.source(source.ASSETS), logs.source(source.POLICIES)
         self.audit = Audit(logs.partitions, _opener(keyring) if wanted.open else None, wanted.before)
+        self._access = Access()
         self.copies = Copies(wanted.snapshots, wanted.archive)
         self.logs = logs
         self._decider = asset_decider(settings, keyring, assets, Verifier)
@@ -122,6 +126,11 @@ class Pass:
         for partition, message in came:
             take_claim(self.audit, partition, message, partitions)
         return bool(self.audit.claims.new)
+
+    def access(self, came: Iterable[tuple[Topic, int, Message]]) -> None:
+        """Take records that say who may ask, with their topics and partitions."""
+        for topic, partition, message in came:
+            self._access.take(self.audit, topic, partition, len(self.logs.ends.of[topic.name]), message)
 
     def assets(self, partition: int, came: Came, *, claims: bool) -> Mapping[bytes, bytes | None]:
         """Judge what came; returns the records that are others now, by record key."""
@@ -170,6 +179,7 @@ def whole_pass(
 ) -> Pass:
     """Read and judge everything from nothing. Raises what reading the topics raises."""
     adopted = require_topics(bootstrap, NAMES)
+    scanner.standing.clear()
     logs = Logs(scanner, adopted, Ends.take(bootstrap, settings.group))
     found = Pass(logs, settings, wanted)
     copies, audit, ends = found.copies, found.audit, logs.ends.of
@@ -177,6 +187,7 @@ def whole_pass(
         copies.open(stack, ends)
         progress = stack.enter_context(Advance("auditing partitions", logs.partitions, console=console))
         claims = found.claims(logs.claims())
+        found.access(logs.access())
         for partition in range(logs.partitions):
             came = logs.came(partition)
             copies.look(audit, KEYS, partition, found.assets(partition, came, claims=claims))
@@ -186,6 +197,7 @@ def whole_pass(
             progress.step()
         found.finish()
         found.audit.passed_over(unreadable_records(bootstrap))
+        forged(audit, scanner.standing.values(), time.time_ns() // 1_000_000)
         copies.find_strangers(audit, ends)
     return found
 
@@ -196,7 +208,9 @@ class _News(NamedTuple):
     claims: list[tuple[int, Message]]
     partitions: list[Came]
     policies: dict[int, Policies]
+    access: list[tuple[Topic, int, Message]]
     unreadable: tuple[Unreadable, ...]
+    forged: list[Refused]
 
 
 def unreadable_records(bootstrap: str) -> tuple[Unreadable, ...]:
@@ -219,7 +233,8 @@ def read_again(found: Pass, bootstrap: str, group: str) -> _News | None:
     try:
         claims, came = list(logs.claims()), [logs.came(partition) for partition in range(logs.partitions)]
         policies = {number: found.read_policies(number) for number, each in enumerate(came) if each.policies}
-        return _News(claims, came, policies, unreadable_records(bootstrap))
+        access, standing = list(logs.access()), list(logs.scanner.standing.values())
+        return _News(claims, came, policies, access, unreadable_records(bootstrap), standing)
     except Corrupt:
         return None
     except Retry:
@@ -235,7 +250,9 @@ def judge_again(found: Pass, news: _News) -> None:
     for partition, policies in news.policies.items():
         found.copies.changed(POLICIES, partition, found.policies(partition, policies))
     found.finish()
+    found.access(news.access)
     found.audit.passed_over(news.unreadable)
+    forged(found.audit, news.forged, time.time_ns() // 1_000_000)
 
 
 def _opener(keyring: Keyring) -> Open:

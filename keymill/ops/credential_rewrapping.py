@@ -36,10 +36,10 @@ def rewrap_credentials(bootstrap: str, organization: str, epoch: int, keyring: K
     number = topics.partition_of(topics.CREDENTIALS, scoped_key(organization, ""), len(ends))
     for held in lagging_credentials(bootstrap, organization, epoch):
         again = rewrap_credential(held, kek_of=lambda each: keyring.kek(organization, each), kek_epoch=epoch)
-        changes.make(access.record_of(again), WHY)
+        changes.make(access.record_of(access.following(again)), WHY)
     changes.finish()
     for lost in overtaken(_written_since(bootstrap, number, ends[number]), epoch):
-        changes.make(access.record_of(lost), WHY_LOST)
+        changes.make(access.record_of(access.following(lost)), WHY_LOST)
     changes.finish()
 
 

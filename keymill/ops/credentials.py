@@ -26,7 +26,7 @@ from keymill.core.credentials import (
 )
 from keymill.core.envelope import wrap_secret
 from keymill.errors import Conflict, Corrupt, InvalidRecord, Misconfigured, UnknownKey
-from keymill.kms.keyfile import KeyFile, add_organization, create_key_file
+from keymill.kms.keyfile import KeyFile, add_organization
 from keymill.kms.keyring import Keyring
 from keymill.ops import access
 from keymill.secret import Secret
@@ -78,11 +78,11 @@ def create_organization(bootstrap: str, key_file: Path, organization: str, displ
         Misconfigured: the organization's record exists, but its keys do not.
     """
     ids.check_organization(organization)
+    access.prepare_keys(bootstrap, key_file)
     known = access.organizations(bootstrap)
-    if not key_file.exists() and not known:
-        create_key_file(key_file)
-    if organization not in KeyFile(key_file).organizations() and organization in known:
-        raise Misconfigured(f"organization {organization} exists, but not in {key_file}: restore the key file's backup")
+    if organization not in known and organization in access.organizations(bootstrap, verified=False):
+        message = f"organization {organization} exists, and its records do not verify under {key_file}"
+        raise Misconfigured(f"{message}: restore the key file's backup, or run `keymill topics sign` after an upgrade")
     fresh = add_organization(key_file, organization)
     if organization in known:
         return fresh

@@ -81,16 +81,18 @@ def topics_page() -> str:
         f"Every topic has {PARTITIONS} partitions ({PARTITIONS_PRODUCTION} in production), frozen when it is created.",
         "An asset's events and keys stand on partitions of one number, so do an organization's policy changes and",
         "policies, and a refused record and its dead letter. Values are Avro, single-object encoded; asset events may",
-        "be framed otherwise, see [ingest.md](ingest.md).",
+        "be framed otherwise, see [ingest.md](ingest.md). What is authenticated has the header `keymill-auth`: a MAC,",
+        "or a signature where a record grants authority (adr/0014-records-are-authenticated.md).",
         "",
-        "| Topic | Record key | Cleanup | Largest record | Written by | Read by |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| Topic | Record key | Cleanup | Authenticated by | Largest record | Written by | Read by |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for topic in CATALOGUE:
         writers = ", ".join(topic.writers)
         readers = ", ".join(topic.readers)
-        size = f"{topic.max_message_bytes} bytes"
-        lines.append(f"| `{topic.name}` | {topic.record_key} | {topic.cleanup} | {size} | {writers} | {readers} |")
+        size, proof = f"{topic.max_message_bytes} bytes", topic.authentication.value
+        cells = (f"`{topic.name}`", topic.record_key, topic.cleanup, proof, size, writers, readers)
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

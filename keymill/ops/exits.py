@@ -54,6 +54,7 @@ COMMANDS: Final[Mapping[str, Meaning]] = {
     "topics create": Meaning("a topic cannot be used as it is"),
     "topics check": Meaning("something differs"),
     "topics show": Meaning(""),
+    "topics sign": Meaning("something is to be signed and --apply is not given, or a record is left out"),
     "topics adopt": Meaning("something is to be adopted and --apply is not given"),
     "org create": Meaning("refused"),
     "org list": Meaning(""),

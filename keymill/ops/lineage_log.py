@@ -22,6 +22,7 @@ from keymill.ops.progress import Advance
 from keymill.ops.telling import answered, claim_told, policy_told
 from keymill.telemetry import REQUEST_ID_HEADER
 from schemas import topics
+from schemas.access import Entitlement
 from schemas.audit import AuditEvent
 from schemas.codec import decode
 from schemas.events import PolicyChange
@@ -77,7 +78,8 @@ class Log:
         raw = message.value() or b""
         if event.topic == topics.ENTITLEMENTS.name:  # whose it is, and of which product, is its record key
             whose = (message.key() or b"").decode("ascii", "replace")
-            return msgspec.structs.replace(event, kind="Entitlement" if raw else "Withdrawal", event_id=whose)
+            withdrawn = not raw or decode(raw, Entitlement).deleted
+            return msgspec.structs.replace(event, kind="Withdrawal" if withdrawn else "Entitlement", event_id=whose)
         if event.topic == topics.POLICY_CHANGES.name:
             change = decode(raw, PolicyChange)
             kind, name, when = type(change.body).__name__, change.request_id, change.event_time

@@ -95,7 +95,9 @@ def snapshot(
     Its program must be stopped, or be started without it: exit code 2 while a follower writes it.
     """
     loaded = load(ProcessorSettings, file=settings, data=data, bootstrap=bootstrap)
-    told = rebuild_snapshot(folder, bootstrap_of(loaded), loaded.map_size_gib * GIB, apply=apply, wait_s=wait_s)
+    told = rebuild_snapshot(
+        folder, bootstrap_of(loaded), loaded.keys_path, loaded.map_size_gib * GIB, apply=apply, wait_s=wait_s
+    )
     show_snapshot(told, as_json)
     return 0 if apply else DIFFERENT
 

@@ -21,7 +21,9 @@ UNTRUSTED: Final = 0
 """A format that no release has."""
 
 
-def rebuild_snapshot(folder: Path, bootstrap: str, map_size: int, *, apply: bool, wait_s: int) -> dict[str, Any]:
+def rebuild_snapshot(
+    folder: Path, bootstrap: str, key_file: Path, map_size: int, *, apply: bool, wait_s: int
+) -> dict[str, Any]:
     """
     Wipe and fill. The topics are those that the view followed, or where a disk was lost with it, those that a view of
     the folder's name follows; they must be as adopted.
@@ -42,7 +44,7 @@ def rebuild_snapshot(folder: Path, bootstrap: str, map_size: int, *, apply: bool
             require_topics(bootstrap, followed)  # before anything is lost
             if apply:  # what no follower trusts is thrown away by the next one, and open readers move over
                 store.write_manifest(folder, msgspec.structs.replace(manifest, format=UNTRUSTED))
-    records = _fill(folder, followed, bootstrap, map_size, wait_s) if apply else 0
+    records = _fill(folder, followed, bootstrap, key_file, map_size, wait_s) if apply else 0
     seconds = round(time.monotonic() - began, 2)
     return {"folder": str(folder), "topics": followed, "applied": apply, "records": records, "seconds": seconds}
 
@@ -65,10 +67,10 @@ def _followed(folder: Path) -> list[str]:
         return sorted(view.positions())
 
 
-def _fill(folder: Path, followed: list[str], bootstrap: str, map_size: int, wait_s: int) -> int:
-    until = time.monotonic() + wait_s
+def _fill(folder: Path, followed: list[str], bootstrap: str, key_file: Path, map_size: int, wait_s: int) -> int:
+    until, client = time.monotonic() + wait_s, {"bootstrap.servers": bootstrap}
     with (
-        Follower(folder, followed, {"bootstrap.servers": bootstrap}, map_size=map_size, log_level="warning") as child,
+        Follower(folder, followed, client, key_file=key_file, map_size=map_size, log_level="warning") as child,
         SnapshotReader(folder) as reader,
         Advance("reading the view anew, records", None) as progress,
     ):

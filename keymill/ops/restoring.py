@@ -10,10 +10,12 @@ from typing import Final
 
 import msgspec
 
+from keymill.core.view import NO_SEQUENCE, Sequenced
 from keymill.kafka.outgoing import Outgoing
 from keymill.ops.backup_file import SavedRecord
+from schemas.codec import decode, encode
 from schemas.records import TopicAdopted
-from schemas.topics import ENTITLEMENTS
+from schemas.topics import ENTITLEMENTS, entry_of
 
 MISSING: Final = "missing"
 OVERWRITTEN: Final = "overwritten"
@@ -80,7 +82,7 @@ def decisions(
     """
     for each in saved:
         if each.record_key not in held:
-            if each.value is None:
+            if each.value is None:  # in a backup of a release that ended entitlements by a tombstone
                 yield None, SAME
             elif same_topic and _can_be_deleted(each):
                 yield None, WITHDRAWN
@@ -89,7 +91,7 @@ def decisions(
         elif held[each.record_key] == each.value:
             yield None, SAME
         elif overwrite:
-            yield _outgoing(each), OVERWRITTEN
+            yield _outgoing(each, held[each.record_key]), OVERWRITTEN
         else:
             yield None, KEPT
 
@@ -98,5 +100,16 @@ def _can_be_deleted(record: SavedRecord) -> bool:
     return record.topic == ENTITLEMENTS.name
 
 
-def _outgoing(record: SavedRecord) -> Outgoing:
-    return Outgoing(topic=record.topic, record_key=record.record_key, value=record.value)
+def _outgoing(record: SavedRecord, over: bytes | None = None) -> Outgoing:
+    """The record as it is written; *over* another, with a sequence that follows that one's."""
+    value, kind = record.value, entry_of(record.topic).records[0]
+    if over is None and value is not None:
+        alone = decode(value, kind)
+        if isinstance(alone, Sequenced) and alone.sequence == NO_SEQUENCE:  # of a release that knew none
+            value = encode(msgspec.structs.replace(alone, sequence=1))
+    elif over is not None:
+        held = decode(over, kind)
+        saved = msgspec.structs.replace(held, deleted=True) if value is None else decode(value, kind)
+        assert isinstance(saved, Sequenced) and isinstance(held, Sequenced)
+        value = encode(msgspec.structs.replace(saved, sequence=max(saved.sequence, held.sequence + 1)))
+    return Outgoing(topic=record.topic, record_key=record.record_key, value=value)

@@ -10,6 +10,7 @@ from typing import Final
 
 from confluent_kafka import Message
 
+from keymill.core.view import APPLIED, Sequenced, judge_sequenced
 from keymill.errors import InvalidRecord
 from keymill.kafka.admin import end_offsets, load_adoptions, require_topics
 from keymill.kafka.scan import scan_partition
@@ -67,29 +68,30 @@ def newest_records(
 ) -> tuple[dict[bytes, SavedRecord], int]:
     """The newest record of every record key, by record key, and how many no view would take."""
     found: dict[bytes, SavedRecord] = {}
+    newest: dict[bytes, Sequenced] = {}
     refused = 0
     for partition, end in ends.items():
         for message in scan_partition(bootstrap, topic.name, partition, end=end):
             record_key = message.key() or b""
-            if _is_taken(topic, message, partition, partitions):
-                found[record_key] = _saved(topic, message)
-            else:
+            record = _taken(topic, message, partition, partitions)
+            if record is None:
                 refused += 1
+            elif judge_sequenced(record, newest.get(record_key)) is APPLIED:
+                newest[record_key], found[record_key] = record, _saved(topic, message)
         advance.step()
     return found, refused
 
 
-def _is_taken(topic: Topic, message: Message, partition: int, partitions: int) -> bool:
-    """Whether views take the record, as in `keymill.snapshot.incoming`: its form, its key, its partition, its value."""
+def _taken(topic: Topic, message: Message, partition: int, partitions: int) -> Sequenced | None:
+    """Return the record if views take it, as in `keymill.snapshot.incoming`: its form, its key, its partition."""
     record_key, value = message.key() or b"", message.value()
-    if partition != topics.partition_of(topic, record_key, partitions):
-        return False
-    if value is None:
-        return topic is topics.ENTITLEMENTS
+    if value is None or partition != topics.partition_of(topic, record_key, partitions):
+        return None
     try:
-        return record_key_of(decode(value, topic.records[0])) == record_key
+        record = decode(value, topic.records[0])
     except InvalidRecord:
-        return False
+        return None
+    return record if isinstance(record, Sequenced) and record_key_of(record) == record_key else None
 
 
 def record_key_of(record: object) -> bytes:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Final
 
+import msgspec
 import typer
 
 from keymill.config import Settings, load
@@ -48,7 +49,10 @@ def set_(
         limits=None if limits is None else _limits(limits),
     )
     existing(brokers, organization)
-    if access.service(brokers, organization, name, version) != wanted:
+    held = access.service(brokers, organization, name, version)
+    if held is not None:
+        wanted = msgspec.structs.replace(wanted, sequence=held.sequence)
+    if held != wanted:
         access.publish(brokers, [wanted])
     print_result(told(wanted), as_json=as_json)
 

@@ -66,7 +66,7 @@ class Source(NamedTuple):
         return self.adopted.partitions
 
     def held(self, partition: int) -> Iterator[tuple[bytes, bytes | None]]:
-        """Every record that was made, by record key."""
+        """Yield every record that was made, by record key; what does not verify is passed over, as views do."""
         end = self.made_ends.get(partition, 0)
         for message in self.scanner.read(self.pair.made.name, partition, end=end) if end else ():
             yield message.key() or b"", message.value()

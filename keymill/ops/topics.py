@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from keymill.config import Settings, load
+from keymill.ops.access import prepare_keys
 from keymill.ops.address import bootstrap_of
 from keymill.ops.listing import print_json, print_listing
 from keymill.ops.options import Bootstrap, Data, File, Json
+from keymill.ops.sign import sign
 from schemas.topics import ADOPTIONS, BY_NAME, CATALOGUE
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 Replicas = Annotated[int | None, typer.Option("--replicas", help="replication factor: 3 beyond one machine")]
+app.command("sign")(sign)
 COLUMNS: Final = ("topic", "cleanup", "partitions", "replicas", "topic_id", "generation")
 DIFFERENT: Final = 1
 """Exit code."""
@@ -37,6 +40,7 @@ def create_command(
 
     given = load(Settings, file=settings, data=data, bootstrap=bootstrap, partitions=partitions, replicas=replicas)
     brokers = bootstrap_of(given)
+    prepare_keys(brokers, given.keys_path)
     created = create_topics(brokers, given.partitions, given.replicas)
     fatal = [difference for difference in check_topics(brokers) if difference.fatal]
     if as_json:

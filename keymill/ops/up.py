@@ -1,7 +1,7 @@
 """
 `keymill up`: Kafka and every program of keymill on one machine, in one data folder.
 
-A start: (1) Kafka, ours or the one that `bootstrap` names, (2) topics, (3) key file, demo organization and its
+A start: (1) Kafka, ours or the one that `bootstrap` names, (2) key file and topics, (3) demo organization and its
 credentials, (4) processors, gateway, proxy, (5) all ready, one line of JSON on stdout. Then whatever ends is started
 again, until SIGTERM or Ctrl-C stops everything in reverse order. A second signal ends a start at once.
 """
@@ -21,6 +21,7 @@ from keymill.config import UpSettings
 from keymill.errors import KeymillError
 from keymill.kafka.admin import create_topics
 from keymill.kafka.embedded import EmbeddedKafka
+from keymill.ops.access import prepare_keys
 from keymill.ops.address import write_address
 from keymill.ops.demo_organization import ensure_demo
 from keymill.ops.plan import children_of
@@ -78,6 +79,7 @@ class Up:
             self._bootstrap = self._kafka.bootstrap
 
     def _prepare(self) -> None:
+        prepare_keys(self._bootstrap, self._settings.keys_path)
         create_topics(self._bootstrap, partitions=self._settings.partitions, replicas=self._settings.replicas)
         self._demo = ensure_demo(self._settings, self._bootstrap)
 

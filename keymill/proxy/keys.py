@@ -110,9 +110,11 @@ class ProxyKeys:
             telemetry.KEK_EPOCH.labels(organization).set(epoch)
 
     def missing(self) -> str | None:
-        """Why licenses may fail for want of a key, or None."""
-        if not self._keks and self._failure:
-            return f"no KEK is here: {self._failure}"
+        """Why no license at all can be given, or None."""
+        return f"no KEK is here: {self._failure}" if not self._keks and self._failure else None
+
+    def degraded(self) -> str | None:
+        """Which organizations' licenses fail for want of a KEK, or None: the others' are given all the same."""
         if self._missing:
             return "KEKs are missing: " + ", ".join(f"{name} epoch {epoch}" for name, epoch in sorted(self._missing))
         return None

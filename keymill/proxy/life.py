@@ -60,7 +60,7 @@ class Life:
         self._used: UsedTokens | None = None
         self._client: Client | None = None
         self._means: Means | None = None
-        self.readiness = Readiness(self._view_reason, self.keys.missing)
+        self.readiness = Readiness(self._view_reason, self.keys.missing, degraded=self.keys.degraded)
 
     @property
     def means(self) -> Means:

@@ -58,7 +58,8 @@ def _serve(settings: ProxySettings, bound: socket.socket, stop: threading.Event)
     client: dict[str, str | int | bool] = {"bootstrap.servers": settings.bootstrap}
     size = settings.map_size_gib * GIB
     # (3)
-    with Follower(folder, TOPICS, client, map_size=size, log_level=settings.log_level) as follower:
+    key_file, level = settings.keys_path, settings.log_level
+    with Follower(folder, TOPICS, client, key_file=key_file, map_size=size, log_level=level) as follower:
         # (4)
         pool = Pool(settings, bound, parent=os.getpid(), environment=_environment(settings))
         sender = sender_of(spool_folder(settings.data, VIEW), settings.bootstrap)

@@ -16,12 +16,16 @@ from keymill.snapshot import layout, peek, policy_index
 from keymill.snapshot.incoming import Candidate, Examined
 from keymill.snapshot.layout import KIDS, NAMES, PLACE, PLACE_SIZE, RECORDS
 from schemas import topics
+from schemas.access import Credential, Entitlement, Service
 from schemas.codec import decode
 from schemas.records import AssetRecord, Claim, KeyRecord, PolicyRecord
 from schemas.values import KID_SIZE, Record
 
 R = TypeVar("R", bound=Record)
 
+_SEQUENCED: Final[dict[str, type[view.Sequenced]]] = {
+    topics.CREDENTIALS.name: Credential, topics.SERVICES.name: Service, topics.ENTITLEMENTS.name: Entitlement,
+}  # fmt: skip
 _NAMED: Final = frozenset({topics.SERVICES.name, topics.CREDENTIALS.name})
 _INDEXED: Final = _NAMED | {topics.POLICIES.name}
 """Topics whose records stand in the database of names too, one by one; they are few."""
@@ -39,13 +43,13 @@ class Batch:
         self._kid_keys = sorted({kid for candidate in candidates if candidate.kids for kid in candidate.kids})
         self._records = self._fetch(RECORDS, self._keys)
         self._kids = self._fetch(KIDS, self._kid_keys)
-        self._changed: dict[bytes, bytes | None] = {}
+        self._changed: dict[bytes, bytes] = {}
         self._new_kids: dict[bytes, bytes] = {}
 
     def take(self, candidate: Candidate) -> Verdict:
         """Judge a candidate, in log order, and keep what its verdict says."""
         key, kids = candidate.key, candidate.kids
-        if key not in self._records and candidate.value is not None and (kids is None or self._unknown(kids)):
+        if key not in self._records and (kids is None or self._unknown(kids)):
             self._keep(candidate, candidate.value)  # what every judge says of a record when nothing is held
             return APPLIED
         held = self._records.get(key)
@@ -53,20 +57,14 @@ class Batch:
         if verdict is SAME and candidate.message.topic == topics.CLAIMS.name:
             return SAME
         if verdict is APPLIED or verdict is SAME:
-            if candidate.value is None:
-                self._records.pop(key, None)
-                self._changed[key] = None
-            else:
-                self._keep(candidate, candidate.value)  # a repeat moves the place to the copy that compaction keeps
+            self._keep(candidate, candidate.value)  # a repeat moves the place to the copy that compaction keeps
         return verdict
 
     def flush(self) -> None:
         """Put everything that changed, in key order."""
         changed, new_kids = self._changed, self._new_kids
-        self._put(RECORDS, [(key, value) for key in self._keys if (value := changed.get(key)) is not None])
+        self._put(RECORDS, [(key, changed[key]) for key in self._keys if key in changed])
         self._put(KIDS, [(kid, new_kids[kid]) for kid in self._kid_keys if kid in new_kids])
-        for key in [key for key, value in changed.items() if value is None]:
-            self._txn.delete(key, db=self._handles[RECORDS])
 
     def _fetch(self, database: bytes, keys: list[bytes]) -> dict[bytes, bytes]:
         with self._txn.cursor(self._handles[database]) as cursor:
@@ -105,7 +103,8 @@ class Batch:
             return view.judge_policy_record(record, None if held is None else decode(held, PolicyRecord))
         if topic == topics.CLAIMS.name:
             return APPLIED if held is None else _judge_claim(_whole(candidate, Claim), decode(held, Claim))
-        return APPLIED if held != candidate.value else SAME
+        kind = _SEQUENCED[topic]
+        return view.judge_sequenced(_whole(candidate, kind), None if held is None else decode(held, kind))
 
     def _judge_keys(self, candidate: Candidate, kids: list[bytes], held: bytes | None) -> Verdict:
         if held == candidate.value:
@@ -131,7 +130,7 @@ def put_new(txn: "lmdb.Transaction[bytes]", handles: dict[bytes, Any], examined:
     kids: dict[bytes, bytes] = {}
     count = kid_count = 0
     for found in examined:
-        if isinstance(found, str) or found.value is None or found.message.topic in _INDEXED:
+        if isinstance(found, str) or found.message.topic in _INDEXED:
             return False
         message, rest = found.message, found.rest
         records[found.key] = PLACE.pack(message.partition, message.offset) + found.value
@@ -161,7 +160,7 @@ def _judge_asset(candidate: Candidate, held: bytes | None) -> Verdict:
         return APPLIED
     if held == candidate.value:
         return SAME
-    if candidate.names and candidate.value is not None:
+    if candidate.names:
         new, before = peek.asset_peek(candidate.value, candidate.names), peek.asset_peek(held, candidate.names)
         if new and before and new.applied > before.applied and new.versions == before.versions:
             return APPLIED
@@ -172,5 +171,4 @@ def _whole(candidate: Candidate, kind: type[R]) -> R:
     """The record of a candidate that a peek took."""
     if isinstance(candidate.record, kind):
         return candidate.record
-    assert candidate.value is not None
     return decode(candidate.value, kind)

@@ -23,6 +23,7 @@ import msgspec
 
 from keymill import telemetry
 from keymill.errors import Retry, Stop
+from keymill.kafka.authentication import older_below
 from keymill.snapshot import store
 from keymill.snapshot.following import FollowerSettings, follow
 
@@ -56,6 +57,7 @@ class Follower:
         topics: Sequence[str],
         client: Mapping[str, str | int | bool],
         *,
+        key_file: Path,
         map_size: int = store.MAP_SIZE,
         log_level: str = "info",
     ) -> None:
@@ -63,6 +65,8 @@ class Follower:
         self.restarts = 0
         self._settings = FollowerSettings(
             folder=str(folder.absolute()),
+            key_file=str(key_file.absolute()),
+            authenticated_from=older_below(topics),
             topics=tuple(topics),
             client=dict(client),
             map_size=map_size,

@@ -14,11 +14,14 @@ import msgspec
 
 from keymill import telemetry
 from keymill.core.view import Fate
-from keymill.errors import Misconfigured, Stop, Unavailable
-from keymill.kafka.positions import Checkpoint
+from keymill.errors import Corrupt, Misconfigured, Retry, Stop, Unavailable
+from keymill.kafka.authentication import RecordKeys, authenticator_of, install, trust_before
+from keymill.kafka.positions import Checkpoint, Incoming
+from keymill.kafka.scan import Scanner
 from keymill.kafka.succession import Succession, spelt, succession
 from keymill.kafka.tail import STALL_S, Tail
 from keymill.kafka.vigil import STRIKES
+from keymill.kms.record_keys import record_keys_of
 from keymill.snapshot import store
 from keymill.snapshot.state import Heartbeat, HeartbeatFile, boot_id
 from keymill.snapshot.writer import SnapshotWriter
@@ -29,6 +32,10 @@ POLL_S: Final = 0.1
 GATE_POLL_S: Final = 0.01
 BEAT_EVERY_S: Final = 0.2
 READER_CHECK_S: Final = 10.0
+KEYS_LOOK_S: Final = 1.0
+"""How soon the keys of an organization are seen of which records came before them."""
+AGAIN_RECORDS: Final = 2_000
+"""Records that are read again between two heartbeats."""
 COLD_WAIT_S: Final = 30.0
 """How long a view that has nothing to serve waits for the brokers before its process ends."""
 RECONNECT_S: Final = 0.5
@@ -42,30 +49,36 @@ class FollowerSettings(Record, frozen=True, kw_only=True):
     """
     What a follower is told.
 
-    `client` holds librdkafka settings that reach the brokers, credentials perhaps among them. `parent` is the process
-    to die with, 0 for none.
+    `client` holds librdkafka settings that reach the brokers, credentials perhaps among them. `key_file` is the KMS
+    provider's, for the keys that authenticate records; those below `authenticated_from` are older than authenticators.
+    `parent` is the process to die with, 0 for none.
     """
 
     folder: str
+    key_file: str
     topics: tuple[str, ...]
     client: dict[str, str | int | bool]
     map_size: int = store.MAP_SIZE
     log_level: str = "info"
     stall_s: float = STALL_S
     parent: int = 0
+    authenticated_from: dict[str, tuple[int, ...]] = {}
 
 
 class Following:
     """One run of a follower over an open view."""
 
-    def __init__(self, writer: SnapshotWriter, settings: FollowerSettings, stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self, writer: SnapshotWriter, keys: RecordKeys, settings: FollowerSettings, stopping: Callable[[], bool]
+    ) -> None:
         self._writer = writer
+        self._keys = keys
         self._settings = settings
         self._stopping = stopping
         self._tail = Tail(settings.client, settings.topics, stall_s=settings.stall_s)
         self._file = HeartbeatFile(writer.folder, write=True)
         self._beat = self._first_beat(self._file.read())
-        self._beaten = self._checked = 0.0
+        self._beaten = self._checked = self._looked = 0.0
         self._notice: str | None = None
         self._adopted: dict[str, str] = {}
         self._takeovers = 0
@@ -191,6 +204,38 @@ class Following:
         if now - self._checked >= READER_CHECK_S:
             self._checked = now
             writer.reader_check()
+        if writer.facts.keyless and now - self._looked >= KEYS_LOOK_S:
+            self._looked = now
+            self._judge_keyless()
+
+    def _judge_keyless(self) -> None:
+        """Read again what was refused for want of the keys of organizations that are known by now."""
+        found = [each for each in self._writer.facts.keyless if self._keys.knows(each)]
+        if not found:
+            return
+        log.warning("keys have come: what was refused is judged again", organizations=found)
+        prefixes = tuple(f"{each}/".encode("ascii") for each in found)
+        try:
+            with Scanner(str(self._settings.client["bootstrap.servers"])) as scanner:
+                for topic, checkpoint in self._writer.checkpoints().items():
+                    for partition, slot in checkpoint.slots.items():
+                        self._judge_again(scanner, topic, partition, slot.offset, prefixes)
+        except (Retry, Corrupt) as error:
+            log.warning("what was refused cannot be read again yet", reason=str(error))
+        else:
+            self._writer.found_keys(found)
+
+    def _judge_again(self, scanner: Scanner, topic: str, partition: int, end: int, prefixes: tuple[bytes, ...]) -> None:
+        batch: list[Incoming] = []
+        for count, message in enumerate(scanner.read(topic, partition, end=end)):
+            if (message.key() or b"").startswith(prefixes):
+                place = (topic, partition, message.offset() or 0)
+                batch.append(Incoming(*place, message.key(), message.value(), authenticator_of(message)))
+            if count % AGAIN_RECORDS == 0:
+                self._writer.apply_again(batch)
+                batch.clear()
+                self._write_beat()
+        self._writer.apply_again(batch)
 
     def _refresh(self) -> None:
         tail, facts = self._tail, self._writer.facts
@@ -233,6 +278,8 @@ class Following:
 
 def follow(settings: FollowerSettings, stopping: Callable[[], bool]) -> None:
     """Open the view of *settings*, follow until *stopping*, close it cleanly."""
-    writer = SnapshotWriter(Path(settings.folder), map_size=settings.map_size)
-    with writer:
-        Following(writer, settings, stopping).run()
+    keys = record_keys_of(Path(settings.key_file))
+    install(keys)
+    trust_before(settings.authenticated_from)
+    with SnapshotWriter(Path(settings.folder), keys, map_size=settings.map_size) as writer:
+        Following(writer, keys, settings, stopping).run()

@@ -1,5 +1,6 @@
 """
-From a message to a candidate: is it on its partition, can it be read, does it belong under its record key.
+From a message to a candidate: is it on its partition, did a program with the keys write it, can it be read, does it
+belong under its record key.
 
 What is held plays no part here; that is `keymill.snapshot.batch`. A bulk load spends its time in this module.
 """
@@ -9,8 +10,10 @@ from typing import Final, NamedTuple
 
 from confluent_kafka.cimpl import murmur2
 
+from keymill.core.record_authentication import UNAUTHENTICATED
 from keymill.core.view import misplaced
 from keymill.errors import InvalidRecord
+from keymill.kafka.authentication import RecordKeys, is_older
 from keymill.kafka.positions import Incoming
 from keymill.snapshot import layout, peek
 from schemas import access, records, topics
@@ -21,14 +24,14 @@ from schemas.values import Record
 
 class Candidate(Record, frozen=True, gc=False):
     """
-    A readable message in its place. `value` None deletes; `record` is None where a peek said enough.
+    A readable message in its place; `record` is None where a peek said enough.
 
     Of a key record also: `kids`, the index keys of its KIDs, `tracks`, KID and fingerprint of each, and `rest`, the end
     of their index entries; of a peeked asset record `names`, see `keymill.snapshot.peek`.
     """
 
     key: bytes
-    value: bytes | None
+    value: bytes
     message: Incoming
     record: Record | None = None
     kids: list[bytes] | None = None
@@ -59,8 +62,9 @@ class Place(NamedTuple):
 class Examiner:
     """Looks at messages of the topics that a view follows."""
 
-    def __init__(self, partitions: dict[str, int]) -> None:
+    def __init__(self, partitions: dict[str, int], keys: RecordKeys) -> None:
         self._partitions = partitions
+        self._judge = keys.judge
         self._last = Place(b"", -1, b"", b"", b"")
         self._last_topic = ""
 
@@ -76,6 +80,9 @@ class Examiner:
             self._last_topic = topic
         if place.partition != message.partition:
             return "wrong_partition" if b"/" in key else "record_key"
+        forged = self._judge(topic, key, message.value or b"", message.authenticator)
+        if forged and not (forged == UNAUTHENTICATED and is_older(topic, message.partition, message.offset)):
+            return forged
         try:
             return EXAMINERS[topic](message, _TAGS[topic] + key, place)
         except InvalidRecord:
@@ -130,34 +137,34 @@ def _placed(candidate: Candidate) -> Examined:
 
 def _entitlement(message: Incoming, key: bytes, place: Place) -> Examined:
     if message.value is None:
-        return Candidate(key, None, message)
+        return "tombstone"
     record = decode(message.value, access.Entitlement)
-    return _named(message, key, record, scoped_key(record.organization, record.user, record.product))
+    return _named(message, message.value, key, record, scoped_key(record.organization, record.user, record.product))
 
 
 def _service(message: Incoming, key: bytes, place: Place) -> Examined:
     if message.value is None:
         return "tombstone"
     record = decode(message.value, access.Service)
-    return _named(message, key, record, scoped_key(record.organization, record.service, record.version))
+    return _named(message, message.value, key, record, scoped_key(record.organization, record.service, record.version))
 
 
 def _credential(message: Incoming, key: bytes, place: Place) -> Examined:
     if message.value is None:
         return "tombstone"
     record = decode(message.value, access.Credential)
-    return _named(message, key, record, scoped_key(record.organization, record.credential))
+    return _named(message, message.value, key, record, scoped_key(record.organization, record.credential))
 
 
 def _claim(message: Incoming, key: bytes, place: Place) -> Examined:
     if message.value is None:
         return "tombstone"
     record = decode(message.value, records.Claim)
-    return _named(message, key, record, claim_key(record.organization, record.kid))
+    return _named(message, message.value, key, record, claim_key(record.organization, record.kid))
 
 
-def _named(message: Incoming, key: bytes, record: Record, own_key: bytes) -> Examined:
-    return Candidate(key, message.value, message, record=record) if key[1:] == own_key else "record_key_of_another"
+def _named(message: Incoming, value: bytes, key: bytes, record: Record, own_key: bytes) -> Examined:
+    return Candidate(key, value, message, record=record) if key[1:] == own_key else "record_key_of_another"
 
 
 EXAMINERS: Final[dict[str, Callable[[Incoming, bytes, Place], Examined]]] = {

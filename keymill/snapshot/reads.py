@@ -125,7 +125,12 @@ class Reads:
             yield policy_index.read_id(key), policy_index.is_deleted(entry)
 
     def entitlement(self, organization: str, user: str, product: str) -> Entitlement | None:
-        """What a user may play."""
+        """Return what a user may play; None for what was withdrawn."""
+        found = self.entitlement_record(organization, user, product)
+        return None if found is None or found.deleted else found
+
+    def entitlement_record(self, organization: str, user: str, product: str) -> Entitlement | None:
+        """Return the record of an entitlement, withdrawn or not."""
         return self._record(topics.ENTITLEMENTS, key_of(organization, user, product), Entitlement)
 
     def service(self, organization: str | None, service: str, version: str) -> Service | None:

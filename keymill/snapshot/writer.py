@@ -1,6 +1,6 @@
 """The one writer of a view: a batch of messages becomes one LMDB transaction with records, indices and checkpoint."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
@@ -9,8 +9,10 @@ import lmdb
 import msgspec
 
 from keymill import telemetry
+from keymill.core.record_authentication import NO_RECORD_KEY
 from keymill.core.view import APPLIED, SAME, Fate, Verdict, quarantined
 from keymill.errors import NotReady
+from keymill.kafka.authentication import RecordKeys
 from keymill.kafka.positions import Checkpoint, Described, Incoming, Slot
 from keymill.snapshot import layout, store
 from keymill.snapshot.batch import Batch, put_new
@@ -24,6 +26,8 @@ from schemas.values import Record
 MAX_REJECTED: Final = 10_000
 """Refused records kept for ops; the oldest go first, the counters count all."""
 BULK_RECORDS: Final = 500
+MAX_KEYLESS: Final = 1000
+"""Organizations without keys that are remembered; whoever may write to a topic can invent any number of them."""
 PATIENCE: Final = 16
 """Big batches that are judged one by one after one that was not all new; each failed attempt costs a batch's writes."""
 _FACTS: Final = b"facts"
@@ -39,6 +43,8 @@ class Facts(Record, frozen=True, kw_only=True):
     quarantined: int = 0
     stale: int = 0
     rejections: int = 0
+    keyless: tuple[str, ...] = ()
+    """Organizations of which records were refused because nobody here had the keys to judge them."""
 
 
 class SnapshotWriter:
@@ -46,15 +52,19 @@ class SnapshotWriter:
     A view's folder, open for writing; one per folder, which a lock sees to.
 
     What is written is never ahead of its checkpoint or behind it: both are one transaction.
+
+    Args:
+        keys: judge who wrote a record; what does not verify is quarantined, and the record before is kept.
     """
 
-    def __init__(self, folder: Path, *, map_size: int = store.MAP_SIZE) -> None:
+    def __init__(self, folder: Path, keys: RecordKeys, *, map_size: int = store.MAP_SIZE) -> None:
         self.folder = folder
+        self._keys = keys
         self._map_size = map_size
         self._lock: IO[str] | None = None
         self._environment: Environment | None = None
         self._slots: dict[str, dict[int, Slot]] = {}
-        self._examiner = Examiner({})
+        self._examiner = Examiner({}, keys)
         self.manifest = Manifest(format=0, environment=-1, boot="", clean=False, map_size=0)
         self.facts = Facts()
         self._patience = 0
@@ -121,7 +131,7 @@ class SnapshotWriter:
                 self._put_slots(txn, name, checkpoint.slots, checkpoint.topic.partitions)
         self.facts = facts
         self._slots = {name: dict(checkpoint.slots) for name, checkpoint in checkpoints.items()}
-        self._examiner = Examiner({name: topic.partitions for name, topic in facts.topics.items()})
+        self._examiner = Examiner({name: topic.partitions for name, topic in facts.topics.items()}, self._keys)
 
     def mark_ready(self) -> None:
         """The view has caught up with every topic; it stays ready over restarts."""
@@ -183,6 +193,19 @@ class SnapshotWriter:
         self.facts = facts
         return fates
 
+    def apply_again(self, batch: Sequence[Incoming]) -> None:
+        """Judge messages below the checkpoint once more, which were refused for want of keys; it stays where it is."""
+        with store.clear_errors(self.folder):
+            self._judge_each(batch, [self._examiner.examine(message) for message in batch], {})
+
+    def found_keys(self, organizations: Collection[str]) -> None:
+        """Note that their records have been judged."""
+        keyless = tuple(each for each in self.facts.keyless if each not in organizations)
+        facts = msgspec.structs.replace(self.facts, keyless=keyless)
+        with store.clear_errors(self.folder), self._begin() as txn:
+            self._put_facts(txn, facts)
+        self.facts = facts
+
     def has_reached(self, slots: Mapping[str, Mapping[int, Slot]]) -> bool:
         """Whether the checkpoint stands there."""
         return self._slots == slots
@@ -204,8 +227,13 @@ class SnapshotWriter:
         txn.put(facts.rejections.to_bytes(_NUMBER, "big"), layout.pack_rejection(rejection), db=handle, append=True)
         if facts.rejections >= MAX_REJECTED:
             txn.delete((facts.rejections - MAX_REJECTED).to_bytes(_NUMBER, "big"), db=handle)
+        keyless = facts.keyless
+        if verdict.reason == NO_RECORD_KEY and len(keyless) < MAX_KEYLESS:
+            organization = (message.key or b"").partition(b"/")[0].decode("ascii", "replace")
+            keyless = keyless if organization in keyless else (*keyless, organization)
         return msgspec.structs.replace(
             facts,
+            keyless=keyless,
             rejections=facts.rejections + 1,
             quarantined=facts.quarantined + (verdict.fate is Fate.QUARANTINED),
             stale=facts.stale + (verdict.fate is Fate.STALE),
@@ -217,7 +245,7 @@ class SnapshotWriter:
             self.facts = msgspec.msgpack.decode(data, type=Facts) if data else Facts()
             with txn.cursor(self._handles[CHECKPOINT]) as cursor:
                 self._slots = {topic.decode("ascii"): layout.unpack_slots(slots) for topic, slots in cursor}
-        self._examiner = Examiner({name: known.partitions for name, known in self.facts.topics.items()})
+        self._examiner = Examiner({name: known.partitions for name, known in self.facts.topics.items()}, self._keys)
 
     def _put_facts(self, txn: "lmdb.Transaction[bytes]", facts: Facts) -> None:
         txn.put(_FACTS, msgspec.msgpack.encode(facts), db=self._handles[META])

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from keymill.kafka.admin import create_topics, end_offsets
 from keymill.kafka.embedded import EmbeddedKafka
+from keymill.ops.access import prepare_keys
 from keymill.ops.credentials import create_organization
 from keymill.ops.tokens import ensure_token_key, put_service
 from schemas import topics
@@ -125,6 +126,7 @@ def rig_of(folder: Path) -> Iterator[Rig]:
     data = folder / "data"
     with ExitStack() as stack:
         kafka = stack.enter_context(embedded_kafka())
+        prepare_keys(kafka.bootstrap, data / "keys.json")
         create_topics(kafka.bootstrap, partitions=PARTITIONS)
         create_organization(kafka.bootstrap, data / "keys.json", ORGANIZATION)
         ensure_token_key(data, kafka.bootstrap, ORGANIZATION)

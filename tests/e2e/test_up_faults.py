@@ -219,7 +219,8 @@ def test_a_proxys_checkpoint_is_never_ahead_of_its_data(rig: Rig) -> None:
         for number in range(BATCH_KILLS):
             if number % 5 == 0:
                 shutil.rmtree(folder, ignore_errors=True)
-            follower = Follower(folder, TOPICS, client, map_size=4 * GIB).start()
+            keys = rig.data / "keys.json"
+            follower = Follower(folder, TOPICS, client, key_file=keys, map_size=4 * GIB).start()
             if number % 2:  # while it follows, however long a busy machine takes to start it
                 wait_for(lambda: _position(folder) > 0, 30)
                 time.sleep(draw.uniform(0.0, 0.6))

@@ -43,6 +43,7 @@ from schemas.topics import (
     Topic,
     partition_of,
 )
+from tests.authentic import installation
 from tests.broker import running_broker
 
 pytestmark = pytest.mark.timeout(170)
@@ -53,7 +54,8 @@ NOBODY = "127.0.0.1:1"
 
 
 @pytest.fixture(scope="module")
-def bootstrap() -> Iterator[str]:
+def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    installation(tmp_path_factory.mktemp("keys"), "demo")
     with running_broker() as address:
         yield address
 

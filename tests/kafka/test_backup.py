@@ -134,7 +134,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Before]:
     people = {name: keymill("backup", "recipient", folder / f"{name}.key") for name in PEOPLE}
     recipients = [part for name in PEOPLE for part in ("--recipient", people[name].stdout.strip())]
     with embedded_kafka() as kafka, running(kafka.bootstrap, data) as rig:
-        brokers = ("--bootstrap", kafka.bootstrap)
+        brokers = ("--bootstrap", kafka.bootstrap, "--data", data)
         ensure_token_key(data, kafka.bootstrap, ORGANIZATION)
         put_service(kafka.bootstrap, ORGANIZATION)
         assert keymill("org", "set", ORGANIZATION, "--entitlements", "required", *brokers).returncode == 0
@@ -153,9 +153,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Before]:
             send(kafka.bootstrap, event)
             given = licenses(started["proxy"], film, token)
             _rotate(data / "keys.json")
-            backed_up = keymill(
-                "backup", folder / "keys.backup", *recipients, "--quorum", "2", "--data", data, *brokers, "--json"
-            )
+            backed_up = keymill("backup", folder / "keys.backup", *recipients, "--quorum", "2", *brokers, "--json")
             assert backed_up.returncode == 0, backed_up.stdout + backed_up.stderr
         output += [done.stdout + done.stderr for done in (*people.values(), backed_up)]
         ids = {name: state.topic_id for name, state in describe(kafka.bootstrap, BY_NAME).items()}

@@ -199,7 +199,7 @@ def test_organizations_are_listed(rig: Rig) -> None:
 
 def test_credentials_are_made_listed_and_revoked(rig: Rig) -> None:
     """Each by its kind, which revoking may insist on; secrets are shown once, when they are made."""
-    where = ("--organization", "other", "--bootstrap", rig.bootstrap)
+    where = ("--organization", "other", "--bootstrap", rig.bootstrap, "--data", rig.data)
     secrets = {"api-key": "api_key", "ncp": "ncp_secret_key", "widevine-signer": "widevine_key_hex"}
     for kind, name in (("api-key", "cms"), ("ncp", "portal"), ("widevine-signer", "packager")):
         made = told("credential", "create", "--kind", kind, "--name", name, "--data", rig.data, *where)
@@ -231,7 +231,7 @@ def test_credentials_are_made_listed_and_revoked(rig: Rig) -> None:
 
 def test_token_keys_are_listed(rig: Rig, tmp_path: Path) -> None:
     """Added, listed as an array or a table, retired; they are no credentials of `credential list`."""
-    where = ("--organization", ORGANIZATION, "--bootstrap", rig.bootstrap)
+    where = ("--organization", ORGANIZATION, "--bootstrap", rig.bootstrap, "--data", rig.data)
     public = tmp_path / "portal.pub"
     public.write_text(pem_of(Ed25519PrivateKey.generate().public_key()))
     added = keymill("token-key", "add", "--public", public, "--label", "portal", *where)

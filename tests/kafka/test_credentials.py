@@ -15,9 +15,11 @@ from keymill.core.credentials import signer_identity, token_digest
 from keymill.core.envelope import unwrap_secret
 from keymill.errors import Conflict, InvalidRecord, Misconfigured, UnknownKey
 from keymill.kafka.admin import create_topics, end_offsets
+from keymill.kafka.authentication import install
 from keymill.kafka.scan import scan_partition
-from keymill.kms.keyfile import KeyFile, create_key_file
+from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
+from keymill.kms.record_keys import record_keys_of
 from keymill.ops import access
 from keymill.ops.credentials import Kind, create_credential, create_organization, existing, revoke_credential
 from schemas import topics
@@ -25,11 +27,18 @@ from schemas.access import ApiKey, Service, WidevineSigner
 from schemas.codec import encode
 from schemas.policy import Policy
 from schemas.values import DrmSystem
+from tests.authentic import installation
 from tests.broker import running_broker
 
 
 @pytest.fixture(scope="module")
-def bootstrap() -> Iterator[str]:
+def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The key file of the installation."""
+    return installation(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture(scope="module")
+def bootstrap(key_file: Path) -> Iterator[str]:
     """A broker with topics."""
     with running_broker() as address:
         create_topics(address, partitions=4)
@@ -37,17 +46,9 @@ def bootstrap() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def globex(bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def globex(bootstrap: str, key_file: Path) -> None:
     """An organization that the topic knows before any test."""
-    create_organization(bootstrap, tmp_path_factory.mktemp("keys") / "keys.json", "globex")
-
-
-@pytest.fixture
-def key_file(bootstrap: str, tmp_path: Path) -> Path:
-    """The key file of an installation whose organizations are not the topic's only ones."""
-    path = tmp_path / "keys.json"
-    create_key_file(path)
-    return path
+    create_organization(bootstrap, key_file, "globex")
 
 
 def test_life_of_credentials(bootstrap: str, key_file: Path) -> None:
@@ -98,10 +99,13 @@ def test_lost_key_file_is_never_replaced(bootstrap: str, tmp_path: Path) -> None
     assert not lost.exists()
 
 
-def test_key_file_of_another_installation_is_refused(bootstrap: str, key_file: Path) -> None:
+def test_key_file_of_another_installation_is_refused(bootstrap: str, key_file: Path, tmp_path: Path) -> None:
     """An organization that the topic knows and the key file does not would get other keys."""
-    with pytest.raises(Misconfigured, match="globex"):
-        create_organization(bootstrap, key_file, "globex")
+    try:
+        with pytest.raises(Misconfigured, match="globex"):
+            create_organization(bootstrap, installation(tmp_path), "globex")
+    finally:
+        install(record_keys_of(key_file))
 
 
 def test_mistakes_are_named(bootstrap: str, key_file: Path) -> None:
@@ -133,6 +137,11 @@ def test_what_no_view_takes_no_command_trips_over(bootstrap: str, key_file: Path
     assert access.organizations(bootstrap)["umbrella"] == before["self"]
 
 
+@pytest.fixture(autouse=True)
+def _commands_find_the_keys(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEYMILL_KEY_FILE", str(key_file))
+
+
 def cli(bootstrap: str, *arguments: str) -> str:
     """What a command prints on stdout; it must succeed."""
     command = [sys.executable, "-m", "keymill.ops.cli", *arguments, "--bootstrap", bootstrap]
@@ -148,7 +157,11 @@ def test_an_organization_is_revoked_and_restored(bootstrap: str) -> None:
         for changed in (True, False):
             told = json.loads(cli(bootstrap, "org", command, "globex", "--json"))
             assert {"organization": "globex", "revoked": revoked, "changed": changed} == told
-            assert msgspec.structs.replace(before, revoked=revoked) == existing(bootstrap, "globex")["self"]
+            now = existing(bootstrap, "globex")["self"]
+            assert now.sequence > before.sequence
+            assert msgspec.structs.replace(before, revoked=revoked) == msgspec.structs.replace(
+                now, sequence=before.sequence
+            )
     lines = cli(bootstrap, "org", "restore", "globex").splitlines()
     assert [["organization", "globex"], ["revoked", "no"], ["changed", "no"]] == [line.split() for line in lines]
 
@@ -163,7 +176,8 @@ def test_service_configurations_are_set_whole_and_listed(bootstrap: str, tmp_pat
         organization="globex", service="tv", version="1.0", drm_system=DrmSystem.WIDEVINE, upstream="x",
         limits=Policy(license_duration_s=3600, allowed_tracks=("SD", "AUDIO")),
     )  # fmt: skip
-    assert wanted == access.service(bootstrap, "globex", "tv", "1.0")
+    held = access.service(bootstrap, "globex", "tv", "1.0")
+    assert held is not None and wanted == msgspec.structs.replace(held, sequence=0)
     clearkey = json.loads(cli(bootstrap, "service", "set", "tv", "2.0", *own, "--drm", "clearkey", "--json"))
     cli(bootstrap, "service", "set", "tv", "1.0", *own, "--drm", "fairplay", "--retired")
     lines = json.loads(cli(bootstrap, "service", "list", *own, "--json"))

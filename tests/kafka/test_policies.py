@@ -18,10 +18,13 @@ from confluent_kafka import Message, Producer
 
 from keymill.core.folding import Coordinates
 from keymill.core.policy_changes import Policies, fold
+from keymill.core.record_authentication import HEADER
 from keymill.errors import Reject
 from keymill.kafka.admin import create_topics, end_offsets
+from keymill.kafka.authentication import with_authenticator
 from keymill.kafka.producer import Outgoing, Publisher
 from keymill.kafka.scan import headers_of, scan_partition
+from keymill.ops.access import prepare_keys
 from keymill.ops.credentials import create_organization
 from keymill.telemetry import REQUEST_ID_HEADER
 from schemas import topics
@@ -112,6 +115,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """One broker and one processor for the module; each test has organizations of its own."""
     data = tmp_path_factory.mktemp("house") / "data"
     with running_broker() as bootstrap:
+        prepare_keys(bootstrap, data / "keys.json")
         create_topics(bootstrap, partitions=PARTITIONS)
         for organization in ORGANIZATIONS:
             create_organization(bootstrap, data / "keys.json", organization)
@@ -148,7 +152,8 @@ def test_changes_come_back_as_policies(house: House) -> None:
     assert found[1].created_by == AcceptedRequest(request_id="r-1", request_hash=found[1].created_by.request_hash)
     assert "r-2" == found[1].changed_by.request_id and "r-3" == found[2].changed_by.request_id
     headers = [headers_of(message) for message in house.read(POLICIES, place("plain"))]
-    assert [((REQUEST_ID_HEADER, b"http-1"),)] * 6 == headers
+    assert [(REQUEST_ID_HEADER, b"http-1")] * 6 == [each[0] for each in headers]
+    assert [(REQUEST_ID_HEADER, HEADER)] * 6 == [tuple(name for name, _ in each) for each in headers]
     assert house.refolded("plain") == (house.written("plain"), set())
 
 
@@ -231,6 +236,7 @@ def test_poison_costs_itself_alone(house: House) -> None:
         ("null_key", None, good, here),
         ("wrong_partition", key, good, elsewhere),
         ("key_mismatch", key, encode(create_policy(stranger, event_time=1)), here),
+        ("unauthenticated", key, good, here),
         ("unknown_organization", stranger.encode(), encode(create_policy(stranger, event_time=1)), here),
         ("policy_unknown", key, encode(update_policy(7, "poison", request_id="r-7", event_time=1)), here),
         ("invalid_record", key, encode(create_policy("poison", event_time=MAX_TIME_MS)), here),
@@ -245,7 +251,9 @@ def test_poison_costs_itself_alone(house: House) -> None:
         return delivered
 
     for reason, record_key, value, partition in poison:
-        producer.produce(CHANGES, value, record_key, partition, on_delivery=note(reason, value))
+        own = record_key == key and value and reason in ("policy_unknown", "invalid_record")
+        headers = with_authenticator(Outgoing(topic=CHANGES, record_key=key, value=value)) if own else None
+        producer.produce(CHANGES, value, record_key, partition, on_delivery=note(reason, value), headers=headers)
     producer.flush(10)
     assert len(poison) == len(sent)
     house.send(create_policy("poison", name="good"))

@@ -27,7 +27,8 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 
 def run(rig: Rig, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """A command as a process."""
-    command = [sys.executable, "-m", "keymill.ops.cli", *arguments, "--bootstrap", rig.bootstrap]
+    place = ["--bootstrap", rig.bootstrap, "--data", str(rig.data)]
+    command = [sys.executable, "-m", "keymill.ops.cli", *arguments, *place]
     return subprocess.run(command, input=stdin, capture_output=True, timeout=60)
 
 

@@ -16,11 +16,13 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from keymill.errors import Corrupt, InvalidRecord, Misconfigured, NotReady, Unavailable
 from keymill.kafka import cluster
 from keymill.kafka.admin import create_topics, end_offsets, require_topics
+from keymill.kafka.authentication import is_authenticated
 from keymill.kafka.delivery import failure_of
 from keymill.kafka.embedded import EmbeddedKafka
-from keymill.kafka.outgoing import Outgoing, place
+from keymill.kafka.outgoing import AUTHENTICATOR_OVERHEAD, Outgoing, place
 from keymill.kafka.producer import GRACE_S, Publisher
-from schemas.topics import ASSETS, BY_NAME, CATALOGUE, DEAD_LETTERS, ENTITLEMENTS, KEYS
+from schemas.topics import ASSETS, BY_NAME, CATALOGUE, DEAD_LETTERS, KEYS
+from tests.authentic import installation
 from tests.broker import embedded_kafka
 
 pytestmark = pytest.mark.timeout(170)
@@ -29,7 +31,8 @@ PATIENCE_S = 4.0
 
 
 @pytest.fixture(scope="module")
-def kafka() -> Iterator[EmbeddedKafka]:
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
+    installation(tmp_path_factory.mktemp("keys"), "demo", "a")
     with embedded_kafka() as kafka:
         create_topics(kafka.bootstrap)
         yield kafka
@@ -240,7 +243,8 @@ def test_a_record_above_its_topics_limit_is_refused_before_anything_is_sent(
     assert (refused.value.code, refused.value.field) == ("too_large", "value")
     assert end_offsets(kafka.bootstrap, KEYS.name) == start
     for topic in CATALOGUE:
-        fits = os.urandom(topic.max_message_bytes - 128 - len(b"a/b") - len(b"request-id") - 10 - 36)
+        own = AUTHENTICATOR_OVERHEAD if is_authenticated(topic.name) else 0
+        fits = os.urandom(topic.max_message_bytes - 128 - len(b"a/b") - len(b"request-id") - 10 - 36 - own)
         headers = (("request-id", b"r" * 36),)
         publisher.flush_all([publisher.send(topic.name, b"a/b", fits, headers, 3)])
 
@@ -328,13 +332,11 @@ def test_a_publisher_does_not_cross_a_fork(publisher: Publisher) -> None:
     assert "before a fork" in answers.get()
 
 
-def test_only_entitlements_are_tombstoned(publisher: Publisher) -> None:
+def test_nothing_is_tombstoned(publisher: Publisher) -> None:
     """A tombstone on the key topic would be a key lost; the programming error is caught before it is sent."""
-    publisher.flush_all([publisher.send(ENTITLEMENTS.name, b"demo/user/product", None)])
     for topic in CATALOGUE:
-        if topic is not ENTITLEMENTS:
-            with pytest.raises(ValueError, match="only entitlements"):
-                publisher.send(topic.name, b"demo/a", None, partition=0)
+        with pytest.raises(ValueError, match="nothing is tombstoned"):
+            publisher.send(topic.name, b"demo/a", None, partition=0)
 
 
 def test_a_partition_that_was_not_adopted_is_refused(publisher: Publisher) -> None:

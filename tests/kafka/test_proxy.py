@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from keymill.kafka.admin import create_topics, require_topics
 from keymill.kafka.embedded import EmbeddedKafka
 from keymill.kafka.producer import Outgoing, Publisher
-from keymill.kms.keyfile import KeyFile, add_organization, create_key_file
+from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
 from keymill.ops.credentials import create_organization
 from keymill.ops.tokens import ensure_token_key, put_service
@@ -27,6 +27,7 @@ from schemas import topics
 from schemas.codec import encode
 from schemas.ids import asset_key
 from tests import builders
+from tests.authentic import installation
 from tests.broker import embedded_kafka
 from tests.proxy_rig import challenge, key_records, public_pem, unb64
 
@@ -120,8 +121,7 @@ def proxy_of(house: House, *options: str) -> Iterator[Proxy]:
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """A broker, a key file, one asset, a token key and the demo service."""
     data = tmp_path_factory.mktemp("data")
-    create_key_file(data / "keys.json")
-    add_organization(data / "keys.json", "demo")
+    installation(data, "demo")
     with embedded_kafka() as kafka:
         create_topics(kafka.bootstrap, partitions=4)
         ensure_token_key(data, kafka.bootstrap, "demo")
@@ -164,7 +164,7 @@ def test_portals_own_key_is_added_and_retired(house: House, tmp_path: Path) -> N
     create_organization(house.kafka.bootstrap, house.data / "keys.json", "demo")
     signer = Ed25519PrivateKey.generate()
     (tmp_path / "portal.pub").write_text(public_pem(signer))
-    options = ["--organization", "demo", "--bootstrap", house.kafka.bootstrap]
+    options = ["--organization", "demo", "--bootstrap", house.kafka.bootstrap, "--data", str(house.data)]
 
     def run(*command: str) -> str:
         return subprocess.run(

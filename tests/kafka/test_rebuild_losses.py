@@ -150,10 +150,10 @@ def test_everything_comes_back_from_the_archive(rig: Rig) -> None:
     url = f"sqlite:///{rig.data / 'archive.sqlite'}"
     stop(rig)
     delete(rig, *(topic.name for topic in lost))
-    made = keymill("topics", "create", "--partitions", str(PARTITIONS), "--bootstrap", rig.bootstrap)
+    made = keymill("topics", "create", "--partitions", str(PARTITIONS), *on(rig))
     assert (1, 5) == (made.returncode, made.stderr.count("created again")), made.stderr
     logs = [topic.name for topic in lost[:3]]
-    assert 0 == keymill("topics", "adopt", *logs, "--apply", "--bootstrap", rig.bootstrap).returncode
+    assert 0 == keymill("topics", "adopt", *logs, "--apply", *on(rig)).returncode
     planned = told("rebuild", "keys", *on(rig), "--from-archive", url, code=1)
     assert (len(keys), False) == (planned["written"], planned["applied"])
     for command, topic, before in (("keys", topics.KEYS, keys), ("policies", topics.POLICIES, policies)):

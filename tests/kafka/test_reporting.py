@@ -17,6 +17,7 @@ from keymill.kms.keyfile import add_organization
 from keymill.ops.credentials import create_organization
 from schemas.operations import KekEpochs, ProgramReport
 from schemas.topics import KEYS
+from tests.authentic import installation
 from tests.broker import embedded_kafka
 from tests.e2e.programs import CLI, Program, wait_for
 
@@ -24,16 +25,23 @@ pytestmark = pytest.mark.timeout(170)
 
 
 @pytest.fixture(scope="module")
-def kafka() -> Iterator[EmbeddedKafka]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("reporting") / "data"
+    made.mkdir()
+    installation(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def kafka(folder: Path) -> Iterator[EmbeddedKafka]:
     with embedded_kafka() as running:
         create_topics(running.bootstrap, 3)
         yield running
 
 
 @pytest.fixture(scope="module")
-def data(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(kafka: EmbeddedKafka, folder: Path) -> Path:
     """A data folder with the keys of one organization, or by now of two."""
-    folder = tmp_path_factory.mktemp("reporting") / "data"
     create_organization(kafka.bootstrap, folder / "keys.json", "demo")
     return folder
 

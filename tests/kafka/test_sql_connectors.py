@@ -30,6 +30,7 @@ from schemas.events import AssetEvent
 from schemas.ids import asset_key
 from schemas.records import AssetRecord
 from tests.archive_rig import logs
+from tests.authentic import installation
 from tests.broker import running_broker
 from tests.builders import at, folded, ingest
 from tests.gateway_rig import eventually
@@ -42,8 +43,9 @@ OTHERS = (topics.DEAD_LETTERS.name, topics.POLICIES.name, topics.CLAIMS.name)
 
 
 @pytest.fixture(scope="module")
-def bootstrap() -> Iterator[str]:
+def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A broker with every topic."""
+    installation(tmp_path_factory.mktemp("keys"), "demo")
     with running_broker() as address:
         create_topics(address, PARTITIONS)
         yield address

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from keymill.errors import Misconfigured, Unavailable
@@ -27,15 +27,20 @@ from keymill.snapshot.follower import EXIT_STOP, Follower
 from keymill.snapshot.following import SUCCESSOR_EVERY_S
 from keymill.snapshot.reader import SnapshotReader
 from schemas import topics
-from schemas.codec import encode
 from schemas.records import TopicAdopted
-from schemas.values import Record
+from tests.authentic import installation
 from tests.broker import embedded_kafka
-from tests.view_records import TOPIC_OF, VIEW_TOPICS, asset_record, entitlement, key_record, service
+from tests.sender import Sender
+from tests.view_records import VIEW_TOPICS, asset_record, entitlement, key_record, service
 
 PARTITIONS = 4
 WAIT_S = 20.0
 names = count()
+
+
+@pytest.fixture(scope="module")
+def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return installation(tmp_path_factory.mktemp("keys"), "demo")
 
 
 @pytest.fixture(scope="module")
@@ -83,31 +88,6 @@ def until(done: Callable[[], object], wait_s: float = WAIT_S) -> None:
     while not done():
         assert time.monotonic() < deadline, "did not happen in time"
         time.sleep(0.005)
-
-
-class Sender:
-    """Produces with explicit partitions and gives the coordinates that the broker acknowledged."""
-
-    def __init__(self, bootstrap: str, **more: object) -> None:
-        self.producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0, "acks": "all", **more})
-        self.sent: list[tuple[str, int, int, bytes | None]] = []
-
-    def raw(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
-        def acknowledged(error: object, message: object) -> None:
-            assert error is None, error
-            self.sent.append((message.topic(), message.partition(), message.offset(), message.key()))  # type: ignore[attr-defined]
-
-        self.producer.produce(topic, value, key, partition=partition, on_delivery=acknowledged)
-        self.producer.poll(0)
-
-    def record(self, keyed: tuple[bytes, Record], partition: int | None = None) -> None:
-        key, record = keyed
-        topic = TOPIC_OF[type(record)]
-        right = topics.partition_of(topic, key, PARTITIONS)
-        self.raw(topic.name, right if partition is None else partition, key, encode(record))
-
-    def flush(self) -> None:
-        assert self.producer.flush(WAIT_S) == 0
 
 
 @pytest.fixture
@@ -321,11 +301,11 @@ def test_a_missing_topic_and_a_missing_broker_are_told_apart(kafka: EmbeddedKafk
 
 
 @pytest.fixture
-def follow(kafka: EmbeddedKafka, tmp_path: Path) -> Iterator[Callable[..., Follower]]:
+def follow(kafka: EmbeddedKafka, key_file: Path, tmp_path: Path) -> Iterator[Callable[..., Follower]]:
     made: list[Follower] = []
 
     def start(folder: str = "view", **more: int) -> Follower:
-        made.append(Follower(tmp_path / folder, VIEW_TOPICS, client(kafka), **more).start())
+        made.append(Follower(tmp_path / folder, VIEW_TOPICS, client(kafka), key_file=key_file, **more).start())
         return made[-1]
 
     yield start
@@ -559,7 +539,7 @@ PARENT = """
 import threading, time
 from pathlib import Path
 from keymill.snapshot.follower import Follower
-follower = Follower(Path({folder!r}), {topics!r}, {client!r})
+follower = Follower(Path({folder!r}), {topics!r}, {client!r}, key_file=Path("keys.json"))
 starter = threading.Thread(target=follower.start)  # the thread ends, the program does not
 starter.start()
 starter.join()

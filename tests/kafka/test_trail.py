@@ -7,6 +7,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from confluent_kafka import Producer
 
 from keymill.kafka.admin import end_offsets
 from keymill.kafka.embedded import EmbeddedKafka
+from keymill.kafka.producer import Outgoing, Publisher
 from keymill.kafka.scan import Scanner
 from keymill.ops.supervise import Child
 from keymill.ops.tokens import ensure_token_key
@@ -262,6 +264,12 @@ def test_who_entitled_a_user_is_in_the_trail(place: Place) -> None:
         assert (True, kind, f"{ORGANIZATION}/greta/gold") == (event["found"], event["kind"], event["event_id"])
 
 
+def publish(place: Place, record: Outgoing) -> None:
+    """As a program with the keys."""
+    with closing(Publisher(place.rig.bootstrap, {record.topic: PARTITIONS})) as publisher:
+        publisher.flush_all([publisher.send_batch([record])])
+
+
 def test_a_kid_that_is_claimed_and_has_no_key_is_explained(place: Place) -> None:
     """As after an event that was refused for another of its KIDs: whose it is, and that nobody else can have it."""
     kid = uuid.uuid4()
@@ -272,9 +280,7 @@ def test_a_kid_that_is_claimed_and_has_no_key_is_explained(place: Place) -> None
     )  # fmt: skip
     number = topics.partition_of(topics.CLAIMS, key, PARTITIONS)
     assert 1 == place.keymill("explain", str(kid), "--as", "kid", code=1).stderr.count("is not in the view")
-    producer = Producer({"bootstrap.servers": place.rig.bootstrap})
-    producer.produce(topics.CLAIMS.name, encode(claim), key, partition=number)
-    assert 0 == producer.flush(30)
+    publish(place, Outgoing(topic=topics.CLAIMS.name, record_key=key, value=encode(claim), partition=number))
     for more in ((), ("--as", "kid"), ("--organization", ORGANIZATION)):
         told = place.keymill("explain", str(kid), *more, code=1).stderr
         assert f"has no key. It was claimed for asset {ORGANIZATION}/unborn, key version 1" in told
@@ -292,10 +298,8 @@ def test_what_an_owner_refused_is_shown_with_its_reason_and_never_sent_again(pla
         organization=ORGANIZATION, asset="nowhere", kind=RequestKind.REPAIR, offsets=(10**9,), request_id="r-1",
         requested=1,
     )  # fmt: skip
-    producer = Producer({"bootstrap.servers": place.rig.bootstrap})
     number = topics.partition_of(topics.REQUESTS, key, PARTITIONS)
-    producer.produce(topics.REQUESTS.name, encode(request), key, partition=number)
-    assert 0 == producer.flush(30)
+    publish(place, Outgoing(topic=topics.REQUESTS.name, record_key=key, value=encode(request), partition=number))
     listed = lambda: place.told("dlq", "list", "--asset", "nowhere")  # noqa: E731
     eventually(lambda: ["event_missing"] == [row["reason"] for row in listed()])
     where = listed()[0]["coordinates"]

@@ -23,6 +23,7 @@ from schemas.events import PolicyChange, PolicyCreated, PolicyDeleted, PolicyUpd
 from schemas.records import PolicyRecord, PolicyState
 from streams.policies import Decider
 from streams.runs import RawRecord, Run
+from tests.authentic import authentic
 from tests.builders import at, create_policy, delete_policy, update_policy
 from tests.examples import examples
 from tests.fakes import Clock, LogRecord, MemoryKms, MemoryLog
@@ -148,7 +149,8 @@ class View:
 
 def raw(record: LogRecord) -> RawRecord:
     """A change as the transport hands it over."""
-    return RawRecord(topics.POLICY_CHANGES.name, 0, record.offset, record.timestamp, 1, record.key, record.value, ())
+    raw = RawRecord(topics.POLICY_CHANGES.name, 0, record.offset, record.timestamp, 1, record.key, record.value, ())
+    return authentic(raw)
 
 
 class World(RuleBasedStateMachine):

@@ -18,6 +18,7 @@ from schemas.partition import partition_for
 from schemas.records import AssetRecord, KeyRecord, PolicyRecord
 from streams import decide, decide_requests, policies, policy_repairs
 from streams.runs import RawRecord, Run
+from tests.authentic import authentic
 from tests.builders import NOW, assign, create_policy, delete_policy, ingest, rotate, update_policy
 from tests.fakes import MemoryKms
 
@@ -83,7 +84,9 @@ class View:
 def run_of(log: list[PolicyChange | bytes]) -> Run:
     """The log as the keeper reads it."""
     values = [value if isinstance(value, bytes) else encode(value) for value in log]
-    records = [RawRecord(CHANGES, HERE, offset, NOW, 1, b"demo", value, ()) for offset, value in enumerate(values)]
+    records = [
+        authentic(RawRecord(CHANGES, HERE, offset, NOW, 1, b"demo", value, ())) for offset, value in enumerate(values)
+    ]
     return Run(CHANGES, HERE, 1, 1, 0, len(records), records, 1)
 
 
@@ -102,6 +105,7 @@ def repaired(run: Run, accepted: list[int], refused: list[int], held: Held) -> p
         request_id="r-1", requested=NOW,
     )  # fmt: skip
     record = RawRecord(topics.REQUESTS.name, HERE, 0, NOW, 1, f"{CHANGES}/{HERE}".encode(), encode(request), ())
+    record = authentic(record)
     given = REPAIRS.begin(run)
     given.named = {each.offset: each for each in run.records}
     REPAIRS.record(record, given, held)
@@ -169,6 +173,7 @@ def test_what_an_asset_lost_comes_back(log: list, data: st.DataObject) -> None:
         request_id="r-1", requested=NOW,
     )  # fmt: skip
     asked = RawRecord(topics.REQUESTS.name, place, 0, NOW, 1, f"{ASSETS}/{place}".encode(), encode(request), ())
+    asked = authentic(asked)
     given_back = OWNER.begin(Run(topics.REQUESTS.name, place, 1, 1, 0, 1, [asked], 1))
     given_back.named = {each.offset: each for each in events}
     OWNER.record(asked, given_back, View(held))

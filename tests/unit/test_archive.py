@@ -177,7 +177,8 @@ def test_kill_at_any_moment_loses_and_repeats_nothing(url: URL, tmp_path: Path) 
 def test_a_new_generation_goes_on_in_rows_of_its_own(url: URL) -> None:
     """A topic that was created anew and adopted starts over at offset 0 beside the old rows; the newest counts."""
     write_all(url)
-    rebuilt = Whole(topics.KEYS.name, 0, 0, *[LOGS[topics.KEYS.name, 0][0].key, encode(key_record(kek_epoch=3))], NOW)
+    key, value = LOGS[topics.KEYS.name, 0][0].key, encode(key_record(kek_epoch=3))
+    rebuilt = Whole(topics.KEYS.name, 0, 0, key, value, None, NOW)
     with closing(ArchiveWriter(url, adopted(generation=1, topic_id="second"))) as writer:
         assert writer.checkpoints() == {}
         writer.write([rebuilt], slots_after([rebuilt]))
@@ -317,9 +318,10 @@ def test_ten_thousand_rows_a_second_on_sqlite(tmp_path: Path) -> None:
         asset, event = f"film-{n:06d}", ingest(asset=f"film-{n:06d}")
         key = asset_key("demo", asset)
         keys = key_record(asset, fill=n % 200)
-        records.append(Whole(topics.ASSETS.name, 0, n, key, encode(event), NOW))
-        records.append(Whole(topics.KEYS.name, 0, 2 * n, key_set_key("demo", asset, b"d" * 16), encode(keys), NOW))
-        records.append(Whole(topics.KEYS.name, 0, 2 * n + 1, key, encode(folded(event)), NOW))
+        records.append(Whole(topics.ASSETS.name, 0, n, key, encode(event), None, NOW))
+        set_key = key_set_key("demo", asset, b"d" * 16)
+        records.append(Whole(topics.KEYS.name, 0, 2 * n, set_key, encode(keys), None, NOW))
+        records.append(Whole(topics.KEYS.name, 0, 2 * n + 1, key, encode(folded(event)), None, NOW))
     with closing(ArchiveWriter(archive_url("", tmp_path), adopted())) as writer:
         begun, rows = time.process_time(), 0
         for start in range(0, len(records), 5_000):

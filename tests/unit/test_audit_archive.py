@@ -43,7 +43,7 @@ def archived(folder: Path) -> URL:
     for record_key, value in RECORDS.items():
         partition = partition_of(record_key)
         offset = sum(each.partition == partition for each in written)
-        written.append(Whole(KEYS, partition, offset, record_key, value, NOW, ()))
+        written.append(Whole(KEYS, partition, offset, record_key, value, None, NOW, ()))
     url = archive_url("", folder)
     with closing(ArchiveWriter(url, adopted())) as writer:
         writer.write(written, slots_after(written))

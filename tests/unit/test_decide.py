@@ -38,14 +38,15 @@ class Nothing:
 
 
 def decided(
-    value: bytes, *headers: tuple[str, bytes | None], kms: Kms | None = None, lookup: Lookup | None = None
-) -> Decided:
+    value: bytes, *headers: tuple[str, bytes | None], kms: Kms | None = None, lookup: Lookup | None = None,
+    goes_on: bool = False,
+) -> Decided:  # fmt: skip
     """What one record with the key demo/bbb calls for."""
     key = b"demo/bbb"
     record = RawRecord(topics.ASSETS.name, partition_for(key, PARTITIONS), 5, NOW, 1, key, value, headers)
     run = Run(record.topic, record.partition, 1, 1, 5, 6, [record], len(value))
     decode = partial(framing.decode_event, registry=None)
-    decider = Decider(Keyring(kms or MemoryKms()), decode, partitions=PARTITIONS, generation=0)
+    decider = Decider(Keyring(kms or MemoryKms()), decode, partitions=PARTITIONS, generation=0, goes_on=goes_on)
     outcome = decider.begin(run)
     decider.record(record, outcome, lookup or Nothing())
     return outcome
@@ -86,7 +87,28 @@ def test_an_organization_without_roots_is_the_events_fault() -> None:
 
 
 @pytest.mark.parametrize(("kms", "lookup"), [(MemoryKms(names=()), _Held()), (_OldBackup(), None)])
-def test_lost_keys_are_no_events_fault(kms: Kms, lookup: Lookup | None) -> None:
-    """With an old copy of the keys the processor stops; refusing would turn every event of an organization away."""
+def test_a_command_stops_where_keys_are_lost(kms: Kms, lookup: Lookup | None) -> None:
+    """With an old copy of the keys no replay can say anything."""
     with pytest.raises(Misconfigured, match="restore"):
         decided(encode(ingest()), kms=kms, lookup=lookup)
+
+
+@pytest.mark.parametrize(("kms", "lookup"), [(MemoryKms(names=("other",)), _Held()), (_OldBackup(), None)])
+def test_lost_keys_cost_their_organization_alone(kms: Kms, lookup: Lookup | None) -> None:
+    """The processor refuses what it cannot decide, to be redriven, and decides the next organization's event."""
+    made = decided(encode(ingest()), kms=kms, lookup=lookup, goes_on=True)
+    assert [("keys_missing", "organization")] == [(each.reason, each.field) for each in made.dead_letters]
+    assert "restore" in made.dead_letters[0].message
+    assert not made.key_records
+
+
+def test_an_event_that_was_decided_before_its_keys_were_lost_is_not_refused() -> None:
+    """Redelivered, it changes nothing: an accepted event is never refused later."""
+
+    class Applied(Nothing):
+        def asset(self, organization: str, asset: str) -> AssetRecord | None:
+            return folded(ingest(), start=5)
+
+    made = decided(encode(ingest()), kms=MemoryKms(names=()), lookup=Applied(), goes_on=True)
+    assert [] == made.dead_letters
+    assert {} == made.assets == made.key_records

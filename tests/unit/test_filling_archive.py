@@ -55,7 +55,7 @@ def rebuild(settings: ProcessorSettings, values: dict[bytes, list[bytes]]) -> tu
     for key, each in values.items():
         partition = topics.partition_of(topics.KEYS, key, PARTITIONS)
         for value in each:
-            written.append(Whole(KEYS, partition, len(written), key, value, NOW, ()))
+            written.append(Whole(KEYS, partition, len(written), key, value, None, NOW, ()))
     url = archive_url("", settings.data)
     with closing(ArchiveWriter(url, adopted())) as writer:
         writer.write(written, slots_after(written))
@@ -121,7 +121,7 @@ def refill(
     written: list[Whole] = []
     for key, value in values.items():
         partition = (topics.partition_of(topics.KEYS, key, PARTITIONS) + astray) % PARTITIONS
-        written.append(Whole(KEYS, partition, len(written), key, value, NOW, ()))
+        written.append(Whole(KEYS, partition, len(written), key, value, None, NOW, ()))
     url = archive_url("", settings.data)
     with closing(ArchiveWriter(url, adopted())) as writer:
         writer.write(written, slots_after(written))

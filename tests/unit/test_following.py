@@ -11,6 +11,7 @@ from keymill.snapshot import following
 from keymill.snapshot.following import FollowerSettings, Following
 from keymill.snapshot.writer import SnapshotWriter
 from schemas import topics
+from tests.fakes import TRUSTING
 from tests.view_records import Log
 
 KEYS, POLICIES = topics.KEYS.name, topics.POLICIES.name
@@ -49,7 +50,7 @@ def writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(following, "SUCCESSOR_EVERY_S", 0.001)
     monkeypatch.setattr(following, "BEAT_EVERY_S", 0.001)
     FakeTail.asked, FakeTail.topic_id = [], "new"
-    with SnapshotWriter(tmp_path / "view", map_size=16 << 20) as view:
+    with SnapshotWriter(tmp_path / "view", TRUSTING, map_size=16 << 20) as view:
         view.bind(Log(4).checkpoints())
         yield view
 
@@ -58,8 +59,12 @@ def followed(writer: SnapshotWriter, monkeypatch: pytest.MonkeyPatch, answers: l
     """Run until all *answers* were given, or the new topics are bound; what is left, and the ids."""
     left, turns = list(answers), iter(range(looks))
     monkeypatch.setattr(following, "succession", lambda _bootstrap, _known: left.pop(0) if len(left) > 1 else left[0])
-    settings = FollowerSettings(folder=str(writer.folder), topics=Log(4).followed, client={"bootstrap.servers": "b"})
-    run = Following(writer, settings, lambda: next(turns, None) is None or writer.facts.topics[KEYS].topic_id == "new")
+    settings = FollowerSettings(
+        folder=str(writer.folder), key_file="keys.json", topics=Log(4).followed, client={"bootstrap.servers": "b"}
+    )
+    run = Following(
+        writer, TRUSTING, settings, lambda: next(turns, None) is None or writer.facts.topics[KEYS].topic_id == "new"
+    )
     try:
         run.run()
     finally:
@@ -84,9 +89,11 @@ def test_a_topic_that_is_replaced_once_more_is_not_bound(writer, monkeypatch) ->
     """Between the adoption and the first read: what is there is nobody's choice."""
     FakeTail.topic_id = "newer"
     monkeypatch.setattr(following, "succession", lambda *_: ALL)
-    settings = FollowerSettings(folder=str(writer.folder), topics=Log(4).followed, client={"bootstrap.servers": "b"})
+    settings = FollowerSettings(
+        folder=str(writer.folder), key_file="keys.json", topics=Log(4).followed, client={"bootstrap.servers": "b"}
+    )
     turns = iter(range(50))
-    run = Following(writer, settings, lambda: next(turns, None) is None)
+    run = Following(writer, TRUSTING, settings, lambda: next(turns, None) is None)
     run.run()
     assert {"id-" + name for name in Log(4).followed} == {each.topic_id for each in writer.facts.topics.values()}
 
@@ -100,7 +107,9 @@ def test_trouble_that_no_adoption_ends_is_told(writer, monkeypatch) -> None:
         raise Misconfigured("a gap")
 
     monkeypatch.setattr(FakeTail, "start", refuse)
-    settings = FollowerSettings(folder=str(writer.folder), topics=Log(4).followed, client={"bootstrap.servers": "b"})
+    settings = FollowerSettings(
+        folder=str(writer.folder), key_file="keys.json", topics=Log(4).followed, client={"bootstrap.servers": "b"}
+    )
     turns = iter(range(1000))
     with pytest.raises(Misconfigured, match="a gap"):
-        Following(writer, settings, lambda: next(turns, None) is None).run()
+        Following(writer, TRUSTING, settings, lambda: next(turns, None) is None).run()

@@ -12,12 +12,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("keymill", "schemas", "streams", "connectors")
 MODULE_LINES = 400
-FUNCTION_LINES = 30
+FUNCTION_LINES = 40
 TEST_MODULE_LINES = 600
 """Tests are lists: long is fine, endless is not."""
 
 LONGER = {
-    "keymill/gateway/app.py:build_app",  # one line per route, in the order of the OpenAPI page
     "keymill/proxy/procedure.py:decide",  # the eleven numbered steps, which must be read as one
 }
 """Functions above the limit, each with its reason; never above twice the limit."""
@@ -86,7 +85,7 @@ def test_modules_are_short() -> None:
 
 
 def test_functions_are_short() -> None:
-    """At most 30 lines of code, but for those that are listed with a reason; a listed one that is short leaves."""
+    """At most 40 lines of code, but for those that are listed with a reason; a listed one that is short leaves."""
     long = {f"{name}:{node.name}": lines_of(node) for name, node in functions() if lines_of(node) > FUNCTION_LINES}
     assert LONGER == set(long)
     assert {} == {name: size for name, size in long.items() if size > 2 * FUNCTION_LINES}

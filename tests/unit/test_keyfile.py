@@ -15,6 +15,7 @@ from keymill.errors import Misconfigured, UnknownKey
 from keymill.kms.keyfile import LOOK_EVERY_S, KeyFile, add_organization, create_key_file
 from keymill.kms.keyfile_format import FORMAT
 from keymill.kms.keyring import Keyring
+from keymill.kms.provider import RootActivation
 from keymill.secret import Secret
 from tests.fakes import MemoryKms
 
@@ -281,7 +282,8 @@ class CountingKms(MemoryKms):
     """Counts what leaves the KMS."""
 
     def __init__(self, epochs: tuple[int, ...] = (1,)) -> None:
-        super().__init__(kek_epochs=epochs)
+        roots = tuple(RootActivation(root_version=n + 1, activates=n) for n in range(2))
+        super().__init__(kek_epochs=epochs, activations=roots)
         self.calls: list[tuple[object, ...]] = []
 
     def hmac(self, organization: str, root_version: int, message: bytes) -> Secret:

@@ -19,6 +19,7 @@ from schemas.codec import encode
 from schemas.ids import asset_key, claim_key
 from schemas.records import Claim
 from schemas.values import LogPosition, Scheme
+from tests.fakes import TRUSTING
 from tests.view_records import Log, asset_record, key_record
 
 PARTITIONS = 4
@@ -83,7 +84,7 @@ def test_a_view_says_the_same(steps: list[tuple[str, str, int]], cut: int) -> No
         records.append(made if kind == "claim" else release_of(winner(stands) or made))
         stands = folded(stands, records[-1])
     log = Log(followed=(topics.CLAIMS.name,))
-    with TemporaryDirectory() as folder, SnapshotWriter(Path(folder), map_size=64 << 20) as writer:
+    with TemporaryDirectory() as folder, SnapshotWriter(Path(folder), TRUSTING, map_size=64 << 20) as writer:
         writer.bind(log.checkpoints())
         for part in (records[:cut], records[cut:]):
             batch = [log.put_raw(topics.CLAIMS, claim_key("demo", K), encode(each)) for each in part]

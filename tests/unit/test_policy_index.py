@@ -24,6 +24,7 @@ from schemas.values import LogPosition
 from streams.overlay import Overlay
 from streams.policies import Known
 from tests.builders import at, create_policy
+from tests.fakes import TRUSTING
 from tests.view_records import Log, policy_record
 
 MAP = 64 << 20
@@ -49,7 +50,7 @@ class View:
 
     def __init__(self, folder: Path) -> None:
         self.log = Log()
-        self.writer = SnapshotWriter(folder, map_size=MAP).open()
+        self.writer = SnapshotWriter(folder, TRUSTING, map_size=MAP).open()
         self.writer.bind(self.log.checkpoints())
         self.reader = SnapshotReader(folder).open()
 

@@ -21,6 +21,7 @@ from schemas.records import DeadLetter, PolicyRecord
 from streams.policies import Decider, PolicyKeeper
 from streams.runs import RawRecord, Run
 from tests.agent_rig import PARTITIONS, AgentRig, bounded, under_way
+from tests.authentic import authentic
 from tests.builders import NOW, create_policy, delete_policy, update_policy
 from tests.fakes import MemoryKms
 
@@ -75,7 +76,7 @@ def run_of(*changes: PolicyChange | RawRecord, start: int = 0, request_id: str =
     records = [
         msgspec.structs.replace(change, offset=offset)
         if isinstance(change, RawRecord)
-        else RawRecord(CHANGES, HERE, offset, NOW, 1, change.organization.encode(), encode(change), headers)
+        else authentic(RawRecord(CHANGES, HERE, offset, NOW, 1, change.organization.encode(), encode(change), headers))
         for offset, change in enumerate(changes, start)
     ]
     return Run(CHANGES, HERE, 1, 1, start, start + len(records), records, 1)
@@ -83,7 +84,7 @@ def run_of(*changes: PolicyChange | RawRecord, start: int = 0, request_id: str =
 
 def raw(key: bytes | None, value: bytes | None) -> RawRecord:
     """What anybody may write."""
-    return RawRecord(CHANGES, HERE, 0, NOW, 1, key, value, ())
+    return authentic(RawRecord(CHANGES, HERE, 0, NOW, 1, key, value, ()))
 
 
 def test_every_change_is_a_record_of_its_own_in_log_order(rig: Rig) -> None:
@@ -250,8 +251,8 @@ def test_only_the_owner_repairs_a_policy(rig: Rig) -> None:
     assert [] == rig.reader.regressions()
 
 
-def test_lost_keys_are_no_changes_fault(rig: Rig) -> None:
-    """With an old copy of the keys the worker stops where policies are held; refusing would be for ever."""
+def test_a_command_stops_where_keys_are_lost(rig: Rig) -> None:
+    """With an old copy of the keys no replay can say anything of policies that are held."""
     rig.handle(run_of(create_policy()))
     rig.follow()
     rig.keeper = rig.fresh(OTHER)

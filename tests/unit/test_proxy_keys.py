@@ -44,10 +44,10 @@ def test_a_record_of_an_unknown_epoch_leaves_the_copy_before_it_in_use(kms: Memo
     before = keys.open(record_under(kms, 1))
     newer = record_under(kms, 2)
     assert before == keys.open(newer)
-    assert "KEKs are missing: demo epoch 2" == keys.missing()
+    assert ("KEKs are missing: demo epoch 2", None) == (keys.degraded(), keys.missing())
     kms.kek_epochs = (1, 2)
     keys.refresh()
-    assert (newer, None) == (keys.open(newer)[0], keys.missing())
+    assert (newer, None) == (keys.open(newer)[0], keys.degraded())
 
 
 def test_a_retired_epoch_is_not_handed_to_a_proxy_that_starts(kms: MemoryKms) -> None:
@@ -69,10 +69,10 @@ def test_an_epoch_that_becomes_retired_is_no_longer_missing(kms: MemoryKms) -> N
     keys.refresh()
     with pytest.raises(MissingKek):
         keys.open(record_under(kms, 1))
-    assert keys.missing() is not None
+    assert keys.degraded() is not None
     kms.kek_epochs, kms.retired = (1, 2), (1,)
     keys.refresh()
-    assert keys.missing() is None
+    assert keys.degraded() is None
 
 
 def test_a_retired_epoch_is_let_go_of_once_the_view_cannot_need_it(kms: MemoryKms) -> None:

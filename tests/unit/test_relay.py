@@ -172,7 +172,7 @@ class Reading:
         self.slots = {"t": {0: Slot(offset + 1)}}
         self.behind -= 1
         self.caught_up = self.behind == 0
-        return [Whole("t", 0, offset, b"k", b"v", 1)]
+        return [Whole("t", 0, offset, b"k", b"v", None, 1)]
 
 
 class Kept:

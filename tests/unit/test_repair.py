@@ -19,7 +19,7 @@ from schemas.codec import encode
 from streams.claimant import Claimant
 from streams.decide import Decider
 from streams.provision import Provisioner
-from tests.fakes import MemoryKms
+from tests.fakes import TRUSTING, MemoryKms
 from tests.view_records import PARTITIONS, Log, asset_record, key_record
 
 MAP = 64 << 20
@@ -34,7 +34,7 @@ class Owner:
         self.log = Log()
         self.sent: list[Incoming] = []
         self.ends = dict.fromkeys(range(PARTITIONS), 0)
-        self.writer = SnapshotWriter(folder, map_size=MAP).open()
+        self.writer = SnapshotWriter(folder, TRUSTING, map_size=MAP).open()
         self.writer.bind(self.log.checkpoints())
         HeartbeatFile(folder, write=True).write(Heartbeat(environment=self.writer.manifest.environment, boot=boot_id()))
         self.reader = SnapshotReader(folder).open()

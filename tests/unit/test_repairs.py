@@ -19,6 +19,7 @@ from streams.policies import PolicyKeeper
 from streams.requests import PolicyRequester
 from streams.runs import RawRecord, Run
 from tests.agent_rig import PARTITIONS, AgentRig, bounded
+from tests.authentic import authentic
 from tests.builders import NOW, assign, create_policy, delete_policy, ingest, rotate, update_policy
 from tests.fakes import MemoryKms
 from tests.unit.test_requests import ASSETS, HERE, KEY, KEYS, LETTERS, REQUESTS, Rig
@@ -33,7 +34,7 @@ def repair(accepted=(), refused=(), *, topic: str = ASSETS, partition: int = HER
         topic=topic, partition=partition, generation=generation, offsets=accepted, refused=refused,
         request_id="r-1", requested=NOW,
     )  # fmt: skip
-    return RawRecord(REQUESTS, partition, 0, NOW, 1, f"{topic}/{partition}".encode(), encode(request), ())
+    return authentic(RawRecord(REQUESTS, partition, 0, NOW, 1, f"{topic}/{partition}".encode(), encode(request), ()))
 
 
 def run_of(*requests: RawRecord) -> Run:
@@ -123,8 +124,8 @@ def test_requests_of_another_release_cost_only_themselves(rig: AssetRig) -> None
     unknown = b"\xc3\x01" + bytes(8)
     strange = [
         msgspec.structs.replace(repair((), (3,)), value=unknown),
-        RawRecord(REQUESTS, HERE, 0, NOW, 1, KEY, unknown, ()),
-        RawRecord(REQUESTS, HERE, 0, NOW, 1, b"drm.later.v1/0", encode(_later()), ()),
+        authentic(RawRecord(REQUESTS, HERE, 0, NOW, 1, KEY, unknown, ())),
+        authentic(RawRecord(REQUESTS, HERE, 0, NOW, 1, b"drm.later.v1/0", encode(_later()), ())),
     ]
     given = rig.execute(*strange, repair((0, 2), (1,)))
     assert [(ASSETS, 1), (REQUESTS, 0), (REQUESTS, 1), (REQUESTS, 2)] == [(each.topic, each.offset) for each in given]
@@ -157,7 +158,7 @@ class PolicyRig(AgentRig):
         """Append changes, and have them handled and read."""
         start = len(self.changes)
         for offset, change in enumerate(changes, start):
-            self.changes.append(RawRecord(CHANGES, THERE, offset, NOW, 1, b"demo", encode(change), ()))
+            self.changes.append(authentic(RawRecord(CHANGES, THERE, offset, NOW, 1, b"demo", encode(change), ())))
         run = Run(CHANGES, THERE, 1, 1, start, len(self.changes), self.changes[start:], 1)
         bounded(self.keeper.handle(run))
         self.follow()

@@ -15,6 +15,7 @@ from schemas.policy import Policy
 from schemas.records import PolicyRecord
 from streams.policies import Decider
 from streams.runs import RawRecord, Run
+from tests.authentic import authentic
 from tests.builders import NOW, create_policy, delete_policy, update_policy
 from tests.fakes import MemoryKms
 
@@ -45,7 +46,7 @@ class World:
         for change in changes:
             name, value = (b"demo", change) if isinstance(change, bytes) else (_key(change), encode(change))
             offset = len(self.changes)
-            self.changes.append(RawRecord(topics.POLICY_CHANGES.name, HERE, offset, NOW, 1, name, value, ()))
+            self.changes.append(authentic(RawRecord(topics.POLICY_CHANGES.name, HERE, offset, NOW, 1, name, value, ())))
 
     @staticmethod
     def decider(names: tuple[str, ...] = ("demo", OTHER)) -> Decider:

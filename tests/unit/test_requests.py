@@ -22,6 +22,7 @@ from streams.requests import PolicyRequester, Requester
 from streams.reread import clusters
 from streams.runs import RawRecord, Run
 from tests.agent_rig import PARTITIONS, AgentRig, bounded, under_way
+from tests.authentic import authentic
 from tests.builders import NOW, assign, folded, imported, ingest, rotate
 from tests.fakes import MemoryKms
 
@@ -97,7 +98,7 @@ class Rig(AgentRig):
 def requests(*values: OwnerRequest | bytes, key: bytes = KEY) -> Run:
     """A run of requests."""
     raw = [value if isinstance(value, bytes) else encode(value) for value in values]
-    records = [RawRecord(REQUESTS, HERE, offset, NOW, 1, key, value, ()) for offset, value in enumerate(raw)]
+    records = [authentic(RawRecord(REQUESTS, HERE, offset, NOW, 1, key, value, ())) for offset, value in enumerate(raw)]
     return Run(REQUESTS, HERE, 1, 1, 0, len(records), records, 1)
 
 

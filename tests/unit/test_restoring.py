@@ -13,8 +13,11 @@ from keymill.ops.recipients import make_identity
 from keymill.ops.restore import Part, restore
 from keymill.ops.restoring import KEPT, MISSING, OVERWRITTEN, SAME, WITHDRAWN, decisions, renewals
 from schemas import topics
+from schemas.access import ApiKey, Credential, Entitlement, Service
+from schemas.codec import decode, encode
 from schemas.records import TopicAdopted
 from schemas.topics import CREDENTIALS, ENTITLEMENTS, SERVICES
+from schemas.values import DrmSystem
 from tests.golden.backup import HEADER, SAVED
 
 NAME = topics.ASSETS.name
@@ -77,6 +80,18 @@ def test_a_restore_is_repeated_without_effect(saved: int, held: int | None, leas
     assert None is generation_of(before, now, after, least)
 
 
+RECORDS = {
+    CREDENTIALS.name: Credential(
+        organization="acme", credential="x", revoked=False, created=1, label="", body=ApiKey(token_sha256=bytes(32)),
+        sequence=2,
+    ),
+    SERVICES.name: Service(
+        organization="acme", service="x", version="1", drm_system=DrmSystem.CLEARKEY, sequence=2
+    ),
+    ENTITLEMENTS.name: Entitlement(organization="acme", user="x", product="y", sequence=2),
+}  # fmt: skip
+
+
 def record(topic: str, value: bytes | None) -> SavedRecord:
     return SavedRecord(topic, 0, 5, 1, b"acme/x", value)
 
@@ -84,24 +99,35 @@ def record(topic: str, value: bytes | None) -> SavedRecord:
 @pytest.mark.parametrize("name", [CREDENTIALS.name, SERVICES.name, ENTITLEMENTS.name])
 @pytest.mark.parametrize("same_topic", [True, False], ids=["its topic", "another topic"])
 @pytest.mark.parametrize("overwrite", [True, False], ids=["overwrite", "keep"])
-@pytest.mark.parametrize("saved", [b"saved", None], ids=["value", "tombstone"])
-@pytest.mark.parametrize("held", [{}, {b"acme/x": b"saved"}, {b"acme/x": b"other"}, {b"acme/x": None}])
-def test_fates_of_records(
-    name: str, same_topic: bool, overwrite: bool, saved: bytes | None, held: dict[bytes, bytes | None]
-) -> None:
-    """Missing ones are written, others only on demand; an entitlement that its own topic lacks was deleted."""
-    if name != ENTITLEMENTS.name and (saved is None or None in held.values()):
-        return
+@pytest.mark.parametrize("holds", ["nothing", "the same", "another"])
+def test_fates_of_records(name: str, same_topic: bool, overwrite: bool, holds: str) -> None:
+    """Missing ones are written, others only on demand, as what follows; an entitlement that is gone was deleted."""
+    saved, other = encode(RECORDS[name]), encode(msgspec.structs.replace(RECORDS[name], sequence=9))
+    held = {"nothing": {}, "the same": {b"acme/x": saved}, "another": {b"acme/x": other}}[holds]
     found, fate = next(decisions([record(name, saved)], held, same_topic=same_topic, overwrite=overwrite))
     if not held:
         deleted = same_topic and name == ENTITLEMENTS.name
-        expected = SAME if saved is None else WITHDRAWN if deleted else MISSING
+        expected = WITHDRAWN if deleted else MISSING
     else:
         expected = SAME if held[b"acme/x"] == saved else OVERWRITTEN if overwrite else KEPT
     assert expected == fate
     assert (fate in (MISSING, OVERWRITTEN)) == (found is not None)
     if found is not None:
-        assert (name, b"acme/x", saved) == (found.topic, found.record_key, found.value)
+        after = msgspec.structs.replace(RECORDS[name], sequence=10) if held else RECORDS[name]
+        assert (name, b"acme/x", encode(after)) == (found.topic, found.record_key, found.value)
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_an_entitlement_that_a_tombstone_ended_is_withdrawn_by_a_record(overwrite: bool) -> None:
+    """Older backups have tombstones; none is written any more."""
+    held = {b"acme/x": encode(RECORDS[ENTITLEMENTS.name])}
+    found, fate = next(decisions([record(ENTITLEMENTS.name, None)], held, same_topic=True, overwrite=overwrite))
+    assert (OVERWRITTEN if overwrite else KEPT) == fate
+    if overwrite:
+        assert found is not None
+        assert msgspec.structs.replace(RECORDS[ENTITLEMENTS.name], deleted=True, sequence=3) == decode(
+            found.value or b"", Entitlement
+        )
 
 
 @pytest.mark.parametrize("only", [None, *Part])

@@ -24,6 +24,7 @@ from schemas.codec import decode
 from schemas.ids import asset_key, is_key_set, scoped_key
 from schemas.records import AssetRecord, KeyRecord
 from tests.examples import examples
+from tests.fakes import TRUSTING
 from tests.view_records import (
     VIEW_TOPICS,
     Log,
@@ -46,7 +47,7 @@ class Rig:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log = Log()
-        self.writer = SnapshotWriter(folder, map_size=MAP).open()
+        self.writer = SnapshotWriter(folder, TRUSTING, map_size=MAP).open()
         self.writer.bind(self.log.checkpoints())
         HeartbeatFile(folder, write=True).write(Heartbeat(environment=self.writer.manifest.environment, boot=boot_id()))
         self.reader = SnapshotReader(folder).open()
@@ -198,8 +199,8 @@ def test_what_supersedes_nothing_needs_no_repair(rig: Rig) -> None:
     assert rig.reader.regressions() == []
 
 
-def test_only_an_entitlement_can_be_deleted(rig: Rig) -> None:
-    """A tombstone ends an entitlement; anywhere else it is quarantined and the record stays."""
+def test_a_tombstone_deletes_nothing(rig: Rig) -> None:
+    """It is quarantined and the record stays: an entitlement is withdrawn, a key revoked by a record."""
     keyed = [
         entitlement("ann", "gold"),
         key_record("film"),
@@ -217,16 +218,25 @@ def test_only_an_entitlement_can_be_deleted(rig: Rig) -> None:
             strict=True,
         )
     ]
-    assert rig.take(*tombstones) == {"applied": 1, "quarantined": 5}
-    assert rig.reader.entitlement("demo", "ann", "gold") is None
+    assert rig.take(*tombstones) == {"quarantined": 6}
+    assert rig.reader.entitlement("demo", "ann", "gold") == keyed[0][1]
     assert rig.reader.key_record(keyed[1][0]) == keyed[1][1]
     assert {seen.reason for seen in rig.reader.rejected()} == {"tombstone"}
-    assert rig.take(rig.log.put(keyed[0]), rig.log.put_raw(topics.ENTITLEMENTS, keyed[0][0], None)) == {"applied": 2}
-    assert rig.take(rig.log.put_raw(topics.ENTITLEMENTS, keyed[0][0], None), rig.log.put(keyed[0])) == {
-        "applied": 1,
-        "same": 1,
-    }
-    assert rig.reader.entitlement("demo", "ann", "gold") == keyed[0][1]
+
+
+def test_what_was_withdrawn_does_not_come_back(rig: Rig) -> None:
+    """Neither by the grant before it, written again, nor by another record of the same sequence."""
+    key, granted = entitlement("ann", "gold")
+    granted = msgspec.structs.replace(granted, sequence=1)
+    withdrawn = msgspec.structs.replace(granted, sequence=2, deleted=True)
+    rig.take(rig.log.put((key, granted)), rig.log.put((key, withdrawn)))
+    assert rig.reader.entitlement("demo", "ann", "gold") is None
+    for again in (granted, msgspec.structs.replace(granted, sequence=2)):
+        assert rig.take(rig.log.put((key, again))) == {"stale": 1}
+        assert rig.reader.entitlement("demo", "ann", "gold") is None
+    assert rig.take(rig.log.put((key, withdrawn))) == {"same": 1}
+    assert rig.take(rig.log.put((key, msgspec.structs.replace(granted, sequence=3)))) == {"applied": 1}
+    assert rig.reader.entitlement("demo", "ann", "gold") is not None
 
 
 def test_what_stands_wrong_is_quarantined(rig: Rig) -> None:
@@ -303,7 +313,7 @@ def test_a_view_of_this_boot_is_kept(rig: Rig) -> None:
     rig.writer._release()  # what a SIGKILL leaves: no sync, no clean flag
     manifest = store.read_manifest(rig.folder)
     assert manifest is not None and not manifest.clean
-    rig.writer = SnapshotWriter(rig.folder, map_size=MAP).open()
+    rig.writer = SnapshotWriter(rig.folder, TRUSTING, map_size=MAP).open()
     rig.reader.open()
     assert rig.writer.facts.ready
     assert rig.reader.asset("demo", "film") is not None
@@ -350,7 +360,7 @@ def test_a_reader_follows_into_another_environment(rig: Rig) -> None:
 def test_two_writers_of_one_folder_are_refused(rig: Rig) -> None:
     """The second writer is told who holds the folder, and harms nothing."""
     with pytest.raises(Misconfigured, match="is written by process"):
-        SnapshotWriter(rig.folder, map_size=MAP).open(lock_wait_s=0.1)
+        SnapshotWriter(rig.folder, TRUSTING, map_size=MAP).open(lock_wait_s=0.1)
     assert rig.take(rig.log.put(asset_record("film"))) == {"applied": 1}
 
 
@@ -365,7 +375,7 @@ def test_an_unreadable_manifest_is_said(rig: Rig) -> None:
 def test_a_full_map_is_said_and_grows(tmp_path: Path) -> None:
     """A map that is full stops with the setting's name; a larger one goes on with what is there, readers too."""
     log = Log()
-    writer = SnapshotWriter(tmp_path / "view", map_size=1 << 20).open()
+    writer = SnapshotWriter(tmp_path / "view", TRUSTING, map_size=1 << 20).open()
     writer.bind(log.checkpoints())
     reader = SnapshotReader(tmp_path / "view").open()
     with pytest.raises(Misconfigured, match="KEYMILL_MAP_SIZE_GIB"):
@@ -375,7 +385,7 @@ def test_a_full_map_is_said_and_grows(tmp_path: Path) -> None:
     assert held == sum(slot.offset for slot in writer.checkpoints()[topics.KEYS.name].slots.values()) > 0
     reader.close()
     writer.close()
-    writer = SnapshotWriter(tmp_path / "view", map_size=8 << 20).open()
+    writer = SnapshotWriter(tmp_path / "view", TRUSTING, map_size=8 << 20).open()
     reader.open()
     after = Log()
     after._next = log._next
@@ -500,8 +510,7 @@ class Model:
         name = (message.topic, message.key)
         held = self.records.get(name)
         if message.value is None:
-            self.records.pop(name, None)
-            return Fate.APPLIED if held else Fate.SAME
+            return Fate.QUARANTINED
         verdict = self.judge(message, held)
         if verdict is Fate.APPLIED:
             self.records[name] = message.value
@@ -542,7 +551,7 @@ def test_batches_and_replays_end_where_the_judges_end(
     repeated = [log.put_raw(topics.BY_NAME[m.topic], m.key, m.value) for m in draw.sample(history, len(history) // 2)]
     messages = history + repeated
     expected = [model.take(message) for message in messages]
-    writer = SnapshotWriter(tmp_path_factory.mktemp("view"), map_size=MAP).open()
+    writer = SnapshotWriter(tmp_path_factory.mktemp("view"), TRUSTING, map_size=MAP).open()
     at_once = draw.choice([1, 3, 500])  # from which size on a batch is first tried as all new
     try:
         writer.bind(Log().checkpoints())

@@ -16,6 +16,7 @@ from keymill.drm.clearkey import base64url
 from keymill.errors import KeymillError, Unavailable
 from keymill.kafka.admin import create_topics
 from keymill.kafka.embedded import EmbeddedKafka
+from keymill.ops.access import prepare_keys
 from keymill.ops.demo import loopback
 from keymill.ops.demo_organization import ORGANIZATION, ensure_demo
 from keymill.ops.supervise import KEYMILL, Child
@@ -133,6 +134,7 @@ def site(data: Path) -> Iterator[Site]:
         kafka = EmbeddedKafka(data / "kafka")
         kafka.start()
         ending.callback(kafka.stop)
+        prepare_keys(kafka.bootstrap, data / "keys.json")
         create_topics(kafka.bootstrap)
         made = Site(data, kafka.bootstrap)
         ending.callback(made.stop, *reversed(made.programs))

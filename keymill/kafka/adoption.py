@@ -108,7 +108,7 @@ def _adoption(topic: Topic, read: Read, partitions: int) -> TopicAdopted:
     if wrong := misplaced(topic, read, partitions):
         raise InvalidRecord(wrong, field="record key")
     if read.refusal:
-        raise InvalidRecord(f"its authenticator does not show that ops wrote it: {read.refusal}", field="value")
+        raise InvalidRecord(f"it does not verify ({read.refusal}): is the key file this installation's?", field="value")
     if read.value is None:
         raise InvalidRecord("a tombstone, and adoptions are for ever", field="value")
     adopted = decode(read.value, TopicAdopted)

@@ -49,13 +49,15 @@ from tests.broker import running_broker
 pytestmark = pytest.mark.timeout(170)
 PARTITIONS = 3
 ALL = list(BY_NAME)
+_KEY_FILES: list[Path] = []
+"""Of the module's installation, for commands."""
 NOBODY = "127.0.0.1:1"
 """Port 1 (tcpmux) is nobody's on a test machine."""
 
 
 @pytest.fixture(scope="module")
 def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    installation(tmp_path_factory.mktemp("keys"), "demo")
+    _KEY_FILES.append(installation(tmp_path_factory.mktemp("keys"), "demo"))
     with running_broker() as address:
         yield address
 
@@ -130,7 +132,7 @@ def until(holds: Callable[[], bool]) -> None:
 def keymill(*arguments: str, bootstrap: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "keymill.ops.cli", *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KEYMILL_")}
-    environment["KEYMILL_BOOTSTRAP"] = bootstrap
+    environment |= {"KEYMILL_BOOTSTRAP": bootstrap, "KEYMILL_KEY_FILE": str(_KEY_FILES[-1])}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 

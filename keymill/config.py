@@ -116,7 +116,10 @@ class ProxySettings(HttpSettings):
     proxy_port: int = Field(8081, ge=0, le=65535, description="port players ask; 0 takes a free one")
     workers: int = Field(1, ge=1, le=64, description="HTTP worker processes over one shared cache")
     max_staleness_s: int = Field(
-        0, ge=0, description="seconds without contact to the brokers after which licenses are refused; 0 never refuses"
+        86_400,
+        ge=0,
+        description="seconds that the copy may be old; beyond, licenses are refused, since what was revoked meanwhile "
+        "would be served. A day bridges an outage that somebody works at; 0 never refuses",
     )
     missing_wait_ms: int = Field(
         200, ge=0, le=5000, description="ms a caught-up proxy waits for an asset it lacks before it says 404"

@@ -31,9 +31,12 @@ RUN_SECONDS = Histogram(
     buckets=(0.001, 0.005, 0.02, 0.1, 0.5, 2, 10),
 )
 REPAIRS = Counter("keymill_repairs_total", "Records written again after a regression was read back", ["reason"])
+FROZEN = Counter("keymill_frozen_total", "Children that gave no sign of life and were killed", ["child"])
 VIEW_READY = Gauge("keymill_view_ready", "1 when the view has caught up once", multiprocess_mode="max")
 VIEW_STALENESS = Gauge(
-    "keymill_view_staleness_seconds", "Seconds since the view last heard from the brokers", multiprocess_mode="max"
+    "keymill_view_staleness_seconds",
+    "Seconds since the view last held all that the brokers had",
+    multiprocess_mode="max",
 )
 VIEW_STOPPED = Gauge(
     "keymill_view_stopped",

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import dataclasses
 import json
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -41,6 +42,8 @@ from tests.view_records import Log
 
 ORGANIZATIONS = ("demo", "other")
 MAP = 64 << 20
+BEAT_EVERY_S = 0.02
+"""Ten times as often as a follower: nobody should wait for it."""
 
 
 def b64(value: bytes) -> str:
@@ -86,7 +89,9 @@ def given_key(prk: Secret, organization: str, kid: bytes, cek: bytes | None) -> 
 
 
 class ProxyRig:
-    """One proxy worker's application over a view that the test writes."""
+    """One proxy worker's application over a view that the test writes; `followed` False: its follower is dead."""
+
+    followed = True
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder
@@ -99,7 +104,11 @@ class ProxyRig:
         self.writer = SnapshotWriter(folder / "views" / "proxy", TRUSTING, map_size=MAP).open()
         self.writer.bind(self.log.checkpoints())
         self.heartbeat = HeartbeatFile(self.writer.folder, write=True)
+        self._beat: dict[str, Any] = {}
+        self._ended = threading.Event()
+        self._beating = threading.Thread(target=self._go_on_beating, daemon=True)
         self.beat()
+        self._beating.start()
         self.clear: dict[bytes, bytes] = {}
         self.given: dict[bytes, bytes] = {}
         self.kids: dict[tuple[str, str, int, str], bytes] = {}
@@ -116,20 +125,31 @@ class ProxyRig:
 
     def close(self) -> None:
         """Let go of everything."""
+        self._ended.set()
+        self._beating.join()
         self.runner.run(self.life.stop())
         self.runner.close()
         self.heartbeat.close()
         self.writer.close()
 
     def beat(self, *, ready: bool = True, live: bool = True, ago_s: float = 0.0) -> None:
-        """Say how the view is doing."""
+        """Say how the view is doing, from now on, as a follower says it again and again."""
+        self._beat = {"ready": ready, "live": live, "ago_s": ago_s}
+        self._write_beat(**self._beat)
+        time.sleep(2 * STATE_S)  # for so long a worker may go by the heartbeat before
+
+    def _write_beat(self, *, ready: bool, live: bool, ago_s: float) -> None:
         self.heartbeat.write(
             Heartbeat(
                 environment=self.writer.manifest.environment, boot=boot_id(), ready=ready, live=live,
                 contact_boot_s=time.monotonic() - ago_s, contact_s=time.time() - ago_s,
             )
         )  # fmt: skip
-        time.sleep(2 * STATE_S)  # for so long a worker may go by the heartbeat before
+
+    def _go_on_beating(self) -> None:
+        while not self._ended.wait(BEAT_EVERY_S):
+            if self.followed:
+                self._write_beat(**self._beat)
 
     def begin_anew(self) -> None:
         """The follower throws its snapshot away and begins another, as after the machine went down."""

@@ -54,6 +54,10 @@ class CaughtUp:
             return None
         return self._follower.failure or state.error or f"the view is catching up, {state.behind} records behind"
 
+    def degraded(self) -> str | None:
+        """Why the view may lack what was written, though it held all there was once."""
+        return self._follower.failure or self._reader.state().degraded() if self._once else None
+
 
 def build_app(service: Service, follower: Follower) -> FastAPI:
     """The application over one `Service`; its life span starts and stops what the service uses."""

@@ -60,8 +60,9 @@ def run(settings: GatewaySettings) -> int:
     reader = SnapshotReader(folder)
     waiter = Waiter(reader)
     letters = DeadLetters(settings.bootstrap, waiter.wake)
+    view = CaughtUp(reader, follower)
     readiness = Readiness(
-        CaughtUp(reader, follower), lambda: None if letters.alive() else "the dead letters are not followed"
+        view, lambda: None if letters.alive() else "the dead letters are not followed", degraded=view.degraded
     )
     publisher = Publisher(settings.bootstrap, {name: topic.partitions for name, topic in adopted.items()})
     publisher.start()

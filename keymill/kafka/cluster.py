@@ -25,6 +25,7 @@ from kafka.errors import (
 )
 
 from keymill.errors import Misconfigured, Unavailable
+from keymill.kafka.positions import known_offset
 from schemas.topics import Topic
 
 ANSWER_S: Final = 10.0
@@ -201,7 +202,7 @@ def end_offsets_with(client: Any, names: Iterable[str]) -> dict[str, dict[int, i
     ends: dict[str, dict[int, int]] = {}
     answer = client.list_partition_offsets(wanted, isolation_level="read_uncommitted") if wanted else {}
     for tp, end in sorted(answer.items()):
-        ends.setdefault(tp.topic, {})[tp.partition] = end.offset
+        ends.setdefault(tp.topic, {})[tp.partition] = known_offset(tp.topic, tp.partition, end.offset)
     return ends
 
 

@@ -6,7 +6,7 @@ Ends are asked with a read_uncommitted lens: under read_committed an open transa
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, wait
 from typing import Any, Final, Generic, TypeVar
 
@@ -15,11 +15,12 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from keymill.errors import Misconfigured, Unavailable
-from keymill.kafka.positions import Described
+from keymill.kafka.positions import Described, known_offset
 from keymill.telemetry import KAFKA_CLIENT
 
 K = TypeVar("K")
 
+PULSE_S: Final = 0.5
 ANSWER_S: Final = 10.0
 """How long the brokers may take for one answer."""
 _MISSING: Final = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID})
@@ -39,15 +40,20 @@ class Question(Generic[K]):
         """Whether every answer, or its failure, is there."""
         return all(future.done() for future in self._futures.values())
 
-    def answer(self, timeout_s: float = ANSWER_S) -> dict[K, Any]:
+    def answer(self, timeout_s: float = ANSWER_S, pulse: Callable[[], object] = lambda: None) -> dict[K, Any]:
         """
         Every answer.
+
+        Args:
+            pulse: called twice a second while nothing has come, by whoever must show that it is alive.
 
         Raises:
             Misconfigured: a topic does not exist, or the brokers forbid to look.
             Unavailable: the brokers did not answer.
         """
-        wait(self._futures.values(), timeout=timeout_s)
+        deadline = time.monotonic() + timeout_s
+        while wait(self._futures.values(), timeout=PULSE_S).not_done and time.monotonic() < deadline:
+            pulse()
         return {about: _result(about, future) for about, future in self._futures.items()}
 
 
@@ -87,8 +93,16 @@ def described(answer: Mapping[str, Any]) -> dict[str, Described]:
 
 
 def offsets(answer: Mapping[TopicPartition, Any]) -> dict[tuple[str, int], int]:
-    """Read the answer of `Lens.ask_ends` and `Lens.ask_starts`."""
-    return {(place.topic, place.partition): result.offset for place, result in answer.items()}
+    """
+    Read the answer of `Lens.ask_ends` and `Lens.ask_starts`.
+
+    Raises:
+        Unavailable: the brokers could not say one.
+    """
+    return {
+        (place.topic, place.partition): known_offset(place.topic, place.partition, result.offset)
+        for place, result in answer.items()
+    }
 
 
 def _result(about: object, future: "Future[Any]") -> Any:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from keymill.errors import Unavailable
 from schemas.values import Record
 
 
@@ -59,6 +60,19 @@ def topic_contradiction(name: str, known: Described, found: Described) -> str:
             "between them; the count is frozen, restore the topic with its old count"
         )
     return ""
+
+
+def known_offset(topic: str, partition: int, offset: int) -> int:
+    """
+    Return an offset that the brokers gave.
+
+    Raises:
+        Unavailable: it is negative: the client asked and was not answered (-1001, OFFSET_INVALID), which says nothing
+            about the log.
+    """
+    if offset < 0:
+        raise Unavailable(f"the Kafka brokers gave no offset of {topic}-{partition} ({offset}): they do not answer now")
+    return offset
 
 
 def truncation(ends: Mapping[tuple[str, int], int], read: Mapping[tuple[str, int], int]) -> str:

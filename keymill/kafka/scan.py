@@ -10,6 +10,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from keymill.errors import Corrupt, Unavailable
 from keymill.kafka.authentication import refusal_of
 from keymill.kafka.batch import Batch, Detour, is_impassable
+from keymill.kafka.positions import known_offset
 from keymill.telemetry import KAFKA_CLIENT
 from schemas import topics
 
@@ -145,7 +146,8 @@ def headers_of(message: Message) -> tuple[tuple[str, bytes], ...]:
 
 def _first(consumer: Consumer, topic: str, partition: int) -> int:
     try:
-        return consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=STALL_S)[0]
+        low, _ = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=STALL_S)
+        return known_offset(topic, partition, low)
     except KafkaException as error:
         raise _failure(error.args[0], topic, partition) from None
 

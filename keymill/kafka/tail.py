@@ -15,7 +15,7 @@ shows. Nothing is papered over: a topic that was re-created, truncated, or lost 
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
@@ -57,9 +57,18 @@ class Tail:
 
     Args:
         client: librdkafka settings that reach the brokers, `bootstrap.servers` among them.
+        pulse: called twice a second while `start` waits for the brokers.
     """
 
-    def __init__(self, client: Mapping[str, Any], topics: Sequence[str], *, stall_s: float = STALL_S) -> None:
+    def __init__(
+        self,
+        client: Mapping[str, Any],
+        topics: Sequence[str],
+        *,
+        stall_s: float = STALL_S,
+        pulse: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._pulse = pulse
         self.slots: dict[str, dict[int, Slot]] = {}
         self.caught_up = False
         self._topics = tuple(topics)
@@ -85,12 +94,12 @@ class Tail:
             Misconfigured: a topic is missing, was re-created or truncated, has a gap or another partition count.
             Unavailable: the brokers do not answer; nothing has begun, call again.
         """
-        topics = described(self._lens.ask_topics(self._topics).answer())
+        topics = described(self._lens.ask_topics(self._topics).answer(pulse=self._pulse))
         for name in set(known) & set(topics):
             if wrong := positions.topic_contradiction(name, known[name].topic, topics[name]):
                 raise Misconfigured(wrong)
         places = [(name, partition) for name in self._topics for partition in range(topics[name].partitions)]
-        starts = offsets(self._lens.ask_starts(places).answer())
+        starts = offsets(self._lens.ask_starts(places).answer(pulse=self._pulse))
         self.slots = {name: positions.slots(name, topics[name], known.get(name), starts) for name in self._topics}
         self._targets = self._ends_beyond(places)
         if lost := positions.gap(starts, flat(self.slots)):
@@ -224,7 +233,7 @@ class Tail:
     def _ends_beyond(self, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
         """The ends of the log, none below what was read; asked again a few times before that counts as truncation."""
         for strike in range(1, STRIKES + 1):
-            ends = offsets(self._lens.ask_ends(places).answer())
+            ends = offsets(self._lens.ask_ends(places).answer(pulse=self._pulse))
             if not (lost := positions.truncation(ends, flat(self.slots))):
                 return ends
             if strike < STRIKES:

@@ -34,14 +34,14 @@ class Limits(Record, frozen=True, kw_only=True):
     From where on something is a concern.
 
     Args:
-        lag: records that the group, or a view, may be behind.
+        lag: records that the group, or an archive, may be behind; a view's lag counts in seconds.
         silent_s: age of the last report of a program that lives.
-        stale_s: since a view last heard from the brokers.
+        stale_s: since a view last held all that the brokers had, as of its program's last report.
     """
 
     lag: int = 10_000
     silent_s: float = 30.0
-    stale_s: float = 60.0
+    stale_s: float = 10.0
 
 
 class Concern(Record, frozen=True, kw_only=True):
@@ -163,15 +163,10 @@ def _of_programs(lines: tuple[ProgramLine, ...], limits: Limits) -> Iterator[Con
             continue
         if line.waits_for:
             yield Concern(what=f"{name} is not ready: {line.waits_for}", runbook="a-program-is-not-ready")
-        if line.lag > limits.lag:
-            sink = line.program.startswith("connect-")
-            whose, runbook = (name, ARCHIVE) if sink else (f"the view of {name}", CUT_OFF)
-            yield Concern(what=f"{whose} is {line.lag} records behind", runbook=runbook)
+        if line.lag > limits.lag and line.program.startswith("connect-"):
+            yield Concern(what=f"{name} is {line.lag} records behind", runbook=ARCHIVE)
         if line.staleness_s > limits.stale_s:
-            yield Concern(
-                what=f"{name} has not heard from the brokers for {line.staleness_s:.0f} s",
-                runbook=CUT_OFF,
-            )
+            yield Concern(what=f"the view of {name} is {line.staleness_s:.0f} s old", runbook=CUT_OFF)
     if not any(line.alive and line.program == "proxy" for line in lines):
         yield Concern(what="no proxy reports, so players get no license", runbook="a-program-is-silent")
 

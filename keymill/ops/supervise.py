@@ -7,6 +7,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -15,6 +16,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import IO, Final
 
+from keymill import telemetry
 from keymill.errors import Unavailable
 from keymill.telemetry import logger
 
@@ -24,6 +26,12 @@ START_DEADLINE_S: Final = 60.0
 BACKOFF_S: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
 HEALTHY_S: Final = 10.0
 """A child that lived this long starts again without waiting."""
+FROZEN_S: Final = 8.0
+"""A child that answers nobody for so long is killed and started again."""
+ASK_EVERY_S: Final = 1.0
+ANSWER_S: Final = 2.0
+MISSES: Final = 3
+"""Questions without an answer before that: one may be lost on a busy machine."""
 ASK_S: Final = 0.05
 STATUS_S: Final = 1.0
 Stopped = Callable[[], bool]
@@ -67,6 +75,9 @@ class Child:
         self._started = 0.0
         self._failures = 0
         self._next_start = 0.0
+        self._asked = self._answered = 0.0
+        self._misses = 0
+        self._asking: threading.Thread | None = None
 
     @property
     def pid(self) -> int:
@@ -75,7 +86,8 @@ class Child:
 
     def start(self) -> None:
         """Start it; returns at once. Call from a thread that lives as long as the child should."""
-        self._started = time.monotonic()
+        self._started = self._answered = time.monotonic()
+        self._misses = 0
         with self._log.open("ab") if self._log else nullcontext() as stderr:
             self._process = subprocess.Popen(
                 self._command,
@@ -116,9 +128,10 @@ class Child:
 
     def watch(self) -> None:
         """Start it again when it has ended and its backoff is over."""
-        if self.pid:
-            return
         now = time.monotonic()
+        if self.pid:
+            self._end_if_frozen(now)
+            return
         if self._process is not None:
             status = self._process.poll()
             self._failures = 0 if now - self._started > HEALTHY_S else self._failures + 1
@@ -128,6 +141,31 @@ class Child:
             self._next_start = now + delay
         if now >= self._next_start:
             self.start()
+
+    def _end_if_frozen(self, now: float) -> None:
+        """Kill it when it answers nobody; a thread asks, since a frozen child keeps whoever asks waiting."""
+        if not self.url or now - self._started < FROZEN_S or (self._asking and self._asking.is_alive()):
+            return
+        if now - self._answered > FROZEN_S and self._misses >= MISSES:
+            log.error("child_frozen", child=self.name, silent_s=round(now - self._answered, 1))
+            telemetry.FROZEN.labels(self.name).inc()
+            self._misses = 0
+            os.kill(self.pid, signal.SIGKILL)
+        elif now - self._asked >= ASK_EVERY_S:
+            self._asked = now
+            self._asking = threading.Thread(target=self._ask, name=f"ask-{self.name}", daemon=True)
+            self._asking.start()
+
+    def _ask(self) -> None:
+        try:
+            with self._asks.open(f"{self.url}/healthz", timeout=ANSWER_S):
+                pass
+        except urllib.error.HTTPError:
+            pass  # it answers
+        except (urllib.error.URLError, OSError):
+            self._misses += 1
+            return
+        self._misses, self._answered = 0, time.monotonic()
 
     def signal_stop(self) -> None:
         """Ask it to end."""

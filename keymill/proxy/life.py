@@ -60,7 +60,7 @@ class Life:
         self._used: UsedTokens | None = None
         self._client: Client | None = None
         self._means: Means | None = None
-        self.readiness = Readiness(self._view_reason, self.keys.missing, degraded=self.keys.degraded)
+        self.readiness = Readiness(self._view_reason, self.keys.missing, degraded=self._degraded)
 
     @property
     def means(self) -> Means:
@@ -122,6 +122,10 @@ class Life:
             return f"no word from the brokers for {state.staleness_s:.0f} s, the limit is {limit} s"
         return None
 
+    def _degraded(self) -> str | None:
+        reasons = [self.keys.degraded(), self._reader.state().degraded() if self._open else None]
+        return "; ".join(filter(None, reasons)) or None
+
     def _try_open(self) -> None:
         with contextlib.suppress(NotReady):
             self._reader.open(wait_s=0.0)
@@ -143,6 +147,7 @@ class Life:
             self.keys.show()
             if self._standing is not None:
                 self._standing.write(Standing(waits_for=self.readiness.reason(), keks=self.keys.held))
+                self._standing.touch()
             await asyncio.sleep(WATCH_S if self._open else OPEN_RETRY_S)
 
 

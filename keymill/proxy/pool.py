@@ -20,6 +20,9 @@ from keymill.settings_text import told
 BACKOFF_S: Final = (0.05, 0.2, 1.0, 2.0, 5.0)
 """Before each restart of a worker that died; the last one for all that follow. A minute of life starts anew."""
 STEADY_S: Final = 60.0
+FROZEN_S: Final = 8.0
+"""A worker touches its file every second; longer silence is a loop that stands still."""
+LOOK_EVERY_S: Final = 0.5
 log = telemetry.logger("proxy.pool")
 
 
@@ -34,6 +37,7 @@ class WorkerHandle:
         self._deaths = 0
         self._started = 0.0
         self._due = 0.0
+        self._asked = 0.0
 
     @property
     def pid(self) -> int:
@@ -68,7 +72,10 @@ class WorkerHandle:
         Raises:
             Misconfigured: it says that only a person can help; its reason is its last log line.
         """
-        if self._child is None or (status := self._child.poll()) is None:
+        if self._child is None:
+            return
+        if (status := self._child.poll()) is None:
+            self._end_if_frozen(self._child)
             return
         if status == EXIT_STOP:
             raise Misconfigured("a worker has stopped for good: its last log line says why")
@@ -81,6 +88,17 @@ class WorkerHandle:
         if now >= self._due:
             self._close()
             self.start()
+
+    def _end_if_frozen(self, child: "subprocess.Popen[bytes]") -> None:
+        """Kill a worker whose loop stands still, which would keep the connections that it has accepted."""
+        now = time.monotonic()
+        if now - self._asked < LOOK_EVERY_S or now - self._started < FROZEN_S:
+            return
+        self._asked = now
+        if (silent_s := self.standing.age_s()) > FROZEN_S:
+            log.error("worker gives no sign of life and is killed", silent_s=round(silent_s, 1))
+            telemetry.FROZEN.labels("worker").inc()
+            child.kill()
 
     def signal_stop(self) -> None:
         """Ask it to end."""

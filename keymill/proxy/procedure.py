@@ -173,14 +173,14 @@ async def _decide_in_time(request: LicenseRequest, state: ViewState, means: Mean
     decided = _decide_now(request, state, means)
     if not isinstance(decided, Refusal) or decided.reason not in _MISSING:
         return decided
-    deadline = means.waiting.deadline()
+    began, deadline = time.monotonic(), means.waiting.deadline()
     while True:
         since = means.reader.txn_id()
         decided = _decide_now(request, means.reader.state(), means)
         if not isinstance(decided, Refusal) or decided.reason not in _MISSING:
             return decided
         if not await means.waiting.changed(since, deadline):
-            return decided
+            return decided if await means.waiting.confirmed(began) else steps.BEHIND
 
 
 def _decide_now(request: LicenseRequest, state: ViewState, means: Means) -> Decided:

@@ -7,6 +7,8 @@ The parent reports for all of them, and only what holds of all: a KEK that one w
 import contextlib
 import functools
 import operator
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,6 +42,18 @@ class StandingFile:
             fresh.write_bytes(msgspec.json.encode(standing))
             fresh.replace(self.path)
             self._last = standing
+
+    def touch(self) -> None:
+        """Show that the worker's loop goes on; call about once a second."""
+        with contextlib.suppress(OSError):
+            os.utime(self.path)
+
+    def age_s(self) -> float:
+        """Return how long ago its worker gave a sign of life; 0 while there is no file."""
+        try:
+            return max(0.0, time.time() - self.path.stat().st_mtime)
+        except OSError:
+            return 0.0
 
     def read(self) -> Standing | None:
         """What its worker told last; None while no worker is behind it."""

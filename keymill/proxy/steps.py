@@ -45,6 +45,9 @@ class Aim(NamedTuple):
     limits: Policy | None = None
 
 
+BEHIND: Final = Refusal(reason=Reason.NOT_READY, message="the proxy is behind the key topic, ask again")
+
+
 def readiness(state: ViewState, max_staleness_s: int) -> Refusal | None:
     """Why nothing may be served now, or None."""
     if not state.ready:
@@ -59,7 +62,7 @@ def absent(state: ViewState, reason: Reason, message: str) -> Refusal:
     """Something is not in the view: it does not exist, or, while the view is behind or cut off, nobody knows."""
     if state.live:
         return Refusal(reason=reason, message=message)
-    return Refusal(reason=Reason.NOT_READY, message="the proxy is behind the key topic, ask again")
+    return BEHIND
 
 
 def services(request: LicenseRequest, view: Reads, state: ViewState) -> Sequence[Service] | Refusal:

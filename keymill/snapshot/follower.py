@@ -26,6 +26,7 @@ from keymill.errors import Retry, Stop
 from keymill.kafka.authentication import older_below
 from keymill.snapshot import store
 from keymill.snapshot.following import FollowerSettings, follow
+from keymill.snapshot.state import Heartbeat, HeartbeatFile, view_state
 
 EXIT_RETRY: Final = 75
 """EX_TEMPFAIL of sysexits.h"""
@@ -36,6 +37,10 @@ TEND_EVERY_S: Final = 0.5
 BACKOFF_S: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
 """Before each restart of a child that died; the last one for all that follow. A minute of life starts anew."""
 _STEADY_S: Final = 60.0
+STOPPED_AGAIN_S: Final = 10.0
+"""Before the next try of a child that only a person can help, and how long it must live to count as helped."""
+FROZEN_S: Final = 8.0
+"""The follower beats five times a second, and twice a second while it waits for brokers; longer silence is a stop."""
 _GC: Final = (50_000, 20, 100)
 """A bulk load makes millions of objects and no cycles; looking for some at the usual pace takes a tenth of its time."""
 _PR_SET_PDEATHSIG: Final = 1
@@ -47,8 +52,9 @@ class Follower:
     """
     A follower as a child process: `start`, then `tend` it twice a second (or `await run()`), at the end `stop`.
 
-    A child that dies is started again with growing pauses; one that says that only a person can help is not, and
-    `failure` is set then. What its view holds can be read all the while.
+    A child that dies, or gives no sign of life for 8 s, is started again with growing pauses. One that says that only
+    a person can help is started again too, after 10 s, and `failure` is set meanwhile. What its view holds can be read
+    all the while.
     """
 
     def __init__(
@@ -74,7 +80,8 @@ class Follower:
             parent=os.getpid(),
         )
         self._child: subprocess.Popen[bytes] | None = None
-        self._started = self._due = 0.0
+        self._started = self._due = self._looked = 0.0
+        self._heartbeat: HeartbeatFile | None = None
         self._deaths = 0
 
     @property
@@ -99,20 +106,46 @@ class Follower:
 
     def tend(self) -> None:
         """Start the child again if it has died and its pause is over. Costs a system call."""
-        if self._child is None or self.failure or (status := self._child.poll()) is None:
-            return
-        if status == EXIT_STOP:
-            self.failure = f"the follower of {self._settings.folder} has stopped for good, see its last log line"
-            log.error("follower stopped for good", folder=self._settings.folder)
+        if self._child is None:
             return
         now = time.monotonic()
+        if (status := self._child.poll()) is None:
+            if self.failure and now - self._started > STOPPED_AGAIN_S:
+                self.failure = None  # it has lived longer than whatever stopped it before takes
+            self._end_if_frozen(now)
+            return
         if not self._due:
             self._deaths = 1 if now - self._started > _STEADY_S else self._deaths + 1
-            self._due = now + BACKOFF_S[min(self._deaths, len(BACKOFF_S)) - 1]
-            log.warning("follower died and is started again", folder=self._settings.folder, status=status)
+            pause_s = BACKOFF_S[min(self._deaths, len(BACKOFF_S)) - 1]
+            if status == EXIT_STOP:
+                self.failure = f"the follower of {self._settings.folder} has stopped, see its last log line"
+                pause_s = STOPPED_AGAIN_S
+            self._due = now + pause_s
+            log.warning(
+                "follower ended and is started again", folder=self._settings.folder, status=status, after_s=pause_s
+            )
         if now >= self._due:
             self.restarts += 1
             self.start()
+
+    def _end_if_frozen(self, now: float) -> None:
+        """Kill a child that gives no sign of life; it is started again as one that died."""
+        if now - self._started < FROZEN_S or now - self._looked < TEND_EVERY_S:
+            return
+        self._looked = now
+        silent_s = min(now - self._started, view_state(self._beat(), {}).unfollowed_s)
+        if silent_s > FROZEN_S and self._child is not None:
+            log.error("follower gives no sign of life and is killed", folder=self._settings.folder, silent_s=silent_s)
+            telemetry.FROZEN.labels("follower").inc()
+            self._child.kill()
+
+    def _beat(self) -> Heartbeat | None:
+        try:
+            if self._heartbeat is None:
+                self._heartbeat = HeartbeatFile(Path(self._settings.folder))
+            return self._heartbeat.read()
+        except (OSError, ValueError):
+            return None  # not made yet
 
     async def run(self) -> None:
         """`tend` until cancelled."""
@@ -123,6 +156,9 @@ class Follower:
     def stop(self, timeout_s: float = STOP_S) -> None:
         """End the child; it writes its view to disk first. May be repeated."""
         child, self._child = self._child, None
+        if self._heartbeat is not None:
+            self._heartbeat.close()
+            self._heartbeat = None
         if child is None:
             return
         child.terminate()

@@ -75,7 +75,7 @@ class Following:
         self._keys = keys
         self._settings = settings
         self._stopping = stopping
-        self._tail = Tail(settings.client, settings.topics, stall_s=settings.stall_s)
+        self._tail = Tail(settings.client, settings.topics, stall_s=settings.stall_s, pulse=self._write_beat)
         self._file = HeartbeatFile(writer.folder, write=True)
         self._beat = self._first_beat(self._file.read())
         self._beaten = self._checked = self._looked = 0.0
@@ -155,7 +155,9 @@ class Following:
         log.warning("topics were replaced and adopted: they are read anew", topics=sorted(found.adopted))
         self._adopted, self._takeovers = found.adopted, self._takeovers + 1
         self._tail.close()
-        self._tail = Tail(self._settings.client, self._settings.topics, stall_s=self._settings.stall_s)
+        self._tail = Tail(
+            self._settings.client, self._settings.topics, stall_s=self._settings.stall_s, pulse=self._write_beat
+        )
         self._beat = msgspec.structs.replace(self._beat, error=None)
 
     def _pause(self, seconds: float) -> None:
@@ -239,8 +241,10 @@ class Following:
 
     def _refresh(self) -> None:
         tail, facts = self._tail, self._writer.facts
-        contact = tail.contact or self._beat.contact_boot_s
-        wall = time.time() - (time.monotonic() - contact) if tail.contact else self._beat.contact_s
+        # A view is as old as the moment at which it held all there was: one that lags is stale by as many seconds.
+        current = bool(tail.contact) and not tail.behind
+        contact = tail.contact if current else self._beat.contact_boot_s
+        wall = time.time() - (time.monotonic() - contact) if current else self._beat.contact_s
         self._beat = msgspec.structs.replace(
             self._beat,
             ready=facts.ready,

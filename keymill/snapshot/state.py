@@ -21,10 +21,12 @@ LIVE_S: Final = 5.0
 """Contact older than this: what the view lacks may exist."""
 BEAT_S: Final = 1.5
 """The follower beats five times a second; after this silence it is dead or stuck."""
+DEGRADED_S: Final = 5.0
+"""From here on whoever asks is told that the view is old, or that nobody follows it."""
+_NEVER: Final = float("inf")
 _SIZE: Final = 8192
 _HEADER: Final = 8
 _ATTEMPTS: Final = 50
-_NEVER: Final = float("inf")
 
 
 @cache
@@ -66,7 +68,9 @@ class ViewState(Record, frozen=True, kw_only=True):
     Args:
         ready: it was caught up once, so it may serve what it holds; kept over restarts of the follower.
         live: caught up since the follower's last start and in contact now: what it lacks does not exist.
-        staleness_s: since the broker last answered for every partition; infinite if it never did.
+        staleness_s: since it last held all that the brokers had; infinite if it never did. Brokers that are away, a
+            follower that stands still, and a view that lags make it grow alike.
+        unfollowed_s: since the follower's last sign of life; infinite if there is none of this boot.
         positions: per topic and partition, the next offset that is not in the view yet.
         behind: records (or markers) between positions and the ends of the log, as of the last contact.
         quarantined, stale: records refused since the view was built.
@@ -85,6 +89,22 @@ class ViewState(Record, frozen=True, kw_only=True):
     progress_s: float
     notice: str | None
     error: str | None
+    unfollowed_s: float = _NEVER
+
+    def degraded(self) -> str | None:
+        """Return why what is served may be old by now, or None."""
+        if self.error:
+            return f"the copy is not followed any more: {self.error}"
+        if self.unfollowed_s > DEGRADED_S:
+            return f"the copy is not followed: no sign of life from the follower for {_seconds(self.unfollowed_s)}"
+        if self.staleness_s > DEGRADED_S:
+            why = f": {self.notice}" if self.notice else ""
+            return f"the copy is {_seconds(self.staleness_s)} old{why}"
+        return None
+
+    def seen_since(self, moment_s: float) -> bool:
+        """Tell whether the follower has said since that *moment* (CLOCK_MONOTONIC) that the view is live."""
+        return self.live and time.monotonic() - self.unfollowed_s >= moment_s
 
 
 def view_state(beat: Heartbeat | None, positions: dict[str, dict[int, int]]) -> ViewState:
@@ -95,7 +115,7 @@ def view_state(beat: Heartbeat | None, positions: dict[str, dict[int, int]]) -> 
     return ViewState(
         ready=beat.ready, live=beat.live and _beats(beat) and staleness_s < LIVE_S, staleness_s=staleness_s,
         positions=positions, behind=beat.behind, quarantined=beat.quarantined, stale=beat.stale,
-        progress_s=beat.progress_s, notice=beat.notice, error=beat.error,
+        progress_s=beat.progress_s, notice=beat.notice, error=beat.error, unfollowed_s=_unfollowed_s(beat),
     )  # fmt: skip
 
 
@@ -107,8 +127,16 @@ def _staleness_s(beat: Heartbeat) -> float:
     return max(0.0, time.time() - beat.contact_s)
 
 
+def _unfollowed_s(beat: Heartbeat) -> float:
+    return max(0.0, time.monotonic() - beat.beat_boot_s) if beat.boot == boot_id() and beat.beat_boot_s else _NEVER
+
+
 def _beats(beat: Heartbeat) -> bool:
-    return beat.boot == boot_id() and time.monotonic() - beat.beat_boot_s < BEAT_S
+    return _unfollowed_s(beat) < BEAT_S
+
+
+def _seconds(value: float) -> str:
+    return "ever" if value == _NEVER else f"{value:.0f} s"
 
 
 class HeartbeatFile:

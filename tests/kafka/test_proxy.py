@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from keymill.ops.credentials import create_organization
 from keymill.ops.tokens import ensure_token_key, put_service
 from schemas import topics
 from schemas.codec import encode
+from schemas.events import AssetRevoked
 from schemas.ids import asset_key
 from tests import builders
 from tests.authentic import installation
@@ -60,6 +61,15 @@ class House:
         publisher.flush_all([publisher.send_batch(outgoing)])
         publisher.close()
         return kids
+
+    def revoke(self, asset: str) -> None:
+        """Publish that the asset is revoked."""
+        events = builders.ingest("SD", "HD", "AUDIO", asset=asset), builders.event(AssetRevoked(), asset=asset)
+        value, record_key = encode(builders.folded(*events)), asset_key("demo", asset)
+        adopted = require_topics(self.kafka.bootstrap, [topics.KEYS.name])
+        partitions = {name: each.partitions for name, each in adopted.items()}
+        with closing(Publisher(self.kafka.bootstrap, partitions)) as publisher:
+            publisher.flush_all([publisher.send(topics.KEYS.name, record_key, value)])
 
     def token(self, asset: str, *options: str) -> str:
         """What `keymill token issue` prints."""
@@ -131,6 +141,34 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 def keys_of(response: httpx.Response) -> dict[bytes, bytes]:
     return {unb64(key["kid"]): unb64(key["k"]) for key in response.json()["keys"]}
+
+
+FREEZE_S = 60
+"""Longer than any question to the brokers waits (10 s), so that clients give offsets that nobody said."""
+APPLIED_S = 5.0
+
+
+def test_a_broker_that_is_silent_for_a_minute_stops_no_view(house: House) -> None:
+    """Licenses go on meanwhile and say how old they are; a revocation applies within seconds of the broker's return."""
+    kids, token = house.publish("silent"), house.token("silent")
+    with proxy_of(house) as proxy:
+        proxy.until(200, "silent", kids, token)
+        pid = house.kafka.pids[0]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            until, told = time.monotonic() + FREEZE_S, ""
+            while time.monotonic() < until:
+                assert 200 == proxy.ask("silent", kids, token).status_code
+                told = told or httpx.get(f"{proxy.url}/readyz").json().get("degraded", "")
+                time.sleep(0.2)
+            assert "the copy is" in told
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        back = time.monotonic()
+        house.revoke("silent")
+        assert 403 == proxy.until(403, "silent", kids, token).status_code
+        assert time.monotonic() - back < APPLIED_S
+        assert {"status": "ready"} == httpx.get(f"{proxy.url}/readyz").json()
 
 
 def test_published_records_are_served(house: House) -> None:

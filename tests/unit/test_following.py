@@ -26,7 +26,7 @@ class FakeTail:
     asked: list[dict[str, Checkpoint]] = []
     topic_id = "new"
 
-    def __init__(self, client, names, *, stall_s) -> None:
+    def __init__(self, client, names, *, stall_s, pulse) -> None:
         self.contact, self.notice, self.behind, self.caught_up = 0.0, None, 0, False
 
     def start(self, known):

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from keymill.errors import UnknownKey
 from keymill.proxy.request import STATUS, Reason
+from keymill.snapshot.state import Heartbeat, boot_id
 from schemas.access import Entitlement
 from schemas.events import AssetRestored, AssetRevoked
 from schemas.ids import scoped_key
 from tests import builders
-from tests.proxy_rig import ProxyRig, b64, challenge, public_pem
+from tests.proxy_rig import BEAT_EVERY_S, ProxyRig, b64, challenge, public_pem
 
 PAST, FUTURE = 1_000, 4_000_000_000_000
 
@@ -234,6 +235,38 @@ def test_readiness_matrix(rig: ProxyRig, ready: bool, live: bool, organization: 
     response = rig.clearkey(asset, rig.kid("film"), organization=organization, token=rig.token(asset))
     assert status == response.status_code, response.text
     assert ("retry-after" in response.headers) == (status == 503)
+
+
+def test_a_dead_follower_makes_nothing_unknown(rig: ProxyRig) -> None:
+    """A moment ago it said that the view is live: what came since may be what is asked for, so nobody says 404."""
+    rig.followed = False
+    time.sleep(3 * BEAT_EVERY_S)
+    assert rig.life.means.reader.state().live
+    response = rig.clearkey("nothing", rig.kid("film"), token=rig.token("nothing"))
+    assert 503 == response.status_code
+    assert 200 == rig.clearkey("film", rig.kid("film"), token=rig.token("film")).status_code
+
+
+@pytest.mark.parametrize("trouble", ["a lagging view", "a dead follower", "a stopped one"])
+def test_readiness_says_that_the_copy_is_old(rig: ProxyRig, trouble: str) -> None:
+    """It serves on, and whoever looks is told within five seconds."""
+    assert {"status": "ready"} == rig.request("GET", "/readyz").json()
+    if trouble == "a lagging view":
+        rig.beat(ago_s=7)
+    else:
+        rig.followed = False
+        dead = Heartbeat(
+            environment=rig.writer.manifest.environment, boot=boot_id(), ready=True,
+            contact_boot_s=time.monotonic() - 6, contact_s=time.time() - 6,
+            error="the topic drm.keys.v1 was truncated" if trouble == "a stopped one" else None,
+        )  # fmt: skip
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("keymill.snapshot.state.time.monotonic", lambda real=time.monotonic: real() - 6)
+            rig.heartbeat.write(dead)
+    told = rig.request("GET", "/readyz")
+    expected = {"a lagging view": "7 s old", "a dead follower": "no sign of life", "a stopped one": "truncated"}
+    assert 200 == told.status_code
+    assert expected[trouble] in told.json()["degraded"]
 
 
 @pytest.mark.parametrize(("live", "status"), [(True, 404), (False, 503)])

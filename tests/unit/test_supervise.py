@@ -314,3 +314,23 @@ def test_up_stops_its_children_in_the_reverse_order(family: Family, tmp_path: Pa
     assert ["proxy asked", "proxy stopped", "gateway asked", "gateway stopped"] == told[:4]
     assert {"processor-0 asked", "processor-1 asked"} == set(told[4:6])
     assert {"processor-0 stopped", "processor-1 stopped"} == set(told[6:])
+
+
+def test_a_child_that_stands_still_is_killed_and_started_again(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped, it neither ends nor answers; one that answers slowly, or with an error, is left alone."""
+    monkeypatch.setattr(supervise, "FROZEN_S", 1.0)
+    monkeypatch.setattr(supervise, "ASK_EVERY_S", 0.05)
+    monkeypatch.setattr(supervise, "ANSWER_S", 0.2)
+    frozen, well = family.child(name="proxy"), family.child(name="gateway")
+    for child in (frozen, well):
+        child.start()
+        child.wait_listening()
+    before = well.pid
+
+    def watch() -> None:
+        frozen.watch()
+        well.watch()
+
+    os.kill(frozen.pid, signal.SIGSTOP)
+    until(lambda: 2 == len([entry for entry in family.did("start") if entry[1] == "proxy"]), watch)
+    assert before == well.pid

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 from confluent_kafka import TopicPartition
+from hypothesis import given
+from hypothesis import strategies as st
 
-from keymill.errors import Misconfigured
+from keymill.errors import Misconfigured, Unavailable
 from keymill.kafka import vigil
 from keymill.kafka.lens import Question
-from keymill.kafka.positions import Described
+from keymill.kafka.positions import Described, known_offset
 from keymill.kafka.vigil import STRIKES, Vigil
 
 TOPIC = "drm.keys.v1"
@@ -71,3 +73,31 @@ def test_an_end_below_what_was_read_before_is_truncation(lens: SlowLens) -> None
             watching.look(lambda: {(TOPIC, 0): 5})
             lens.answer()
             watching.look(lambda: {(TOPIC, 0): 5})
+
+
+def test_brokers_that_give_no_offset_say_nothing_about_the_log(lens: SlowLens) -> None:
+    """A client that was not answered in time gives -1001: silence, however often, is no truncation, and is told."""
+    watching = watch(lens)
+    contact = watching.contact
+    for _ in range(3 * STRIKES):
+        lens.end = -1001
+        watching.look(lambda: {(TOPIC, 0): 5})
+        lens.answer()
+        watching.look(lambda: {(TOPIC, 0): 5})
+    assert watching.contact == contact
+    assert "gave no offset of drm.keys.v1-0" in (watching.notice or "")
+    lens.end = 7
+    watching.look(lambda: {(TOPIC, 0): 5})
+    lens.answer()
+    watching.look(lambda: {(TOPIC, 0): 5})
+    assert (None, {(TOPIC, 0): 7}) == (watching.notice, watching.ends)
+
+
+@given(offset=st.integers(-(2**63), 2**63 - 1))
+def test_no_reader_of_offsets_takes_a_negative_one(offset: int) -> None:
+    """It is unavailable, for whoever asks."""
+    if offset >= 0:
+        assert offset == known_offset(TOPIC, 3, offset)
+        return
+    with pytest.raises(Unavailable, match=r"drm\.keys\.v1-3"):
+        known_offset(TOPIC, 3, offset)

@@ -1,5 +1,6 @@
 """`keymill connect NAME`: one connector as a program."""
 
+import hashlib
 import signal
 import threading
 from collections.abc import Callable
@@ -69,7 +70,9 @@ def _manifest(running: Running) -> None:
     folder = running.settings.manifest_dir
     if folder is None:
         raise Misconfigured("manifest_dir (KEYMILL_MANIFEST_DIR) is empty: name the folder of *.jsonl files")
-    _relay(running, lambda _partitions: Manifest(folder), running.settings.poll_s)
+    name = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:12]
+    state = running.settings.data / "connect" / f"manifest-{name}"
+    _relay(running, lambda _partitions: Manifest(folder, state), running.settings.poll_s)
 
 
 def _outbox(running: Running) -> None:

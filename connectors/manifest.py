@@ -20,10 +20,11 @@ from typing import Final
 import msgspec
 
 from connectors.contract import Batch, Item, Name
-from connectors.progress import Progress, head_of, is_same_file, load_progress, save_progress
+from connectors.progress import Progress, head_of, is_same_file, load_progress, save_progress, take_over_progress
 from keymill import telemetry
 from keymill.core.bodies import ManifestLine, event_body_of, event_time_of, read_body, request_hash
 from keymill.core.identity import canonical
+from keymill.durable import own_file, own_folder
 from keymill.errors import InvalidRecord, Misconfigured, Reject
 from keymill.kafka.outgoing import Outgoing
 from schemas import topics
@@ -34,7 +35,6 @@ from schemas.values import MAX_RECENT
 
 SUFFIX: Final = ".jsonl"
 REJECTED: Final = ".rejected.jsonl"
-LOCK_FILE: Final = ".keymill-manifest.lock"
 BATCH_LINES: Final = 500
 MAX_LINE: Final = 1_000_000
 """Bytes, as at the gateway."""
@@ -54,19 +54,26 @@ class _Refusal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest:
-    """A `Source`. Raises `Misconfigured` when the folder is missing, or another connector reads it."""
+    """
+    A `Source`. Raises `Misconfigured` when the folder is missing, or another connector reads it.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        state: the connector's own folder, where it notes how far it has come; nobody else writes there.
+    """
+
+    def __init__(self, folder: Path, state: Path) -> None:
         if not folder.is_dir():
             raise Misconfigured(f"manifest_dir {folder} is no folder: create it, or name another")
         self._folder = folder
-        self._lock = open(folder / LOCK_FILE, "w")  # noqa: SIM115 held until close
+        self._state = own_folder(state)
+        self._lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # the folder itself: no file to plant
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._lock.close()
+            os.close(self._lock)
             raise Misconfigured(f"another connector reads {folder}: one is enough") from None
-        self._progress = load_progress(folder)
+        take_over_progress(folder, state)
+        self._progress = load_progress(state)
         self._refused: list[_Refusal] = []
         for path in folder.glob(f"*{REJECTED}"):
             self._cut_refusals(path)
@@ -101,7 +108,7 @@ class Manifest:
         refusals = b"".join(
             msgspec.json.encode(each) + b"\n" for each in sorted(self._refused, key=lambda each: each.line)
         )
-        with open(_rejected(path), "ab") as file:
+        with own_file(_rejected(path), "ab") as file:
             if refusals:
                 file.write(refusals)
             file.flush()
@@ -110,12 +117,12 @@ class Manifest:
         if not size:
             _rejected(path).unlink()
         self._progress[path.name] = msgspec.structs.replace(upto, rejected=size)
-        save_progress(self._folder, self._progress)
+        save_progress(self._state, self._progress)
         log.info("lines sent", file=path.name, events=len(batch.items), line=upto.line)
 
     def close(self) -> None:
         """See `Source`."""
-        self._lock.close()
+        os.close(self._lock)
 
     def _read_file(self, path: Path) -> tuple[list[Item], Progress]:
         held = self._progress.get(path.name, Progress())
@@ -159,8 +166,9 @@ class Manifest:
         """Forget refusals of a batch that was not acknowledged; it is read again."""
         name = path.name.removesuffix(REJECTED) + SUFFIX
         size = self._progress.get(name, Progress()).rejected
-        if path.stat().st_size > size:
-            os.truncate(path, size)
+        with own_file(path, "r+b") as file:
+            if os.fstat(file.fileno()).st_size > size:
+                file.truncate(size)
 
 
 def record_of(name: str, number: int, line: bytes) -> Outgoing:

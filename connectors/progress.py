@@ -1,16 +1,20 @@
-"""How far the manifest connector has come in each file, in one state file that is replaced as a whole."""
+"""
+How far the manifest connector has come in each file, in one state file that is replaced as a whole.
+
+It lies in the connector's own folder: whoever may drop files could otherwise lead its writes elsewhere.
+"""
 
 import hashlib
-import os
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import msgspec
 
-from keymill.durable import sync_folder
+from keymill.durable import replace_own
 from keymill.errors import Corrupt
 
-STATE_FILE: Final = ".keymill-manifest.json"
+STATE_FILE: Final = "progress.json"
+FORMER_STATE_FILE: Final = ".keymill-manifest.json"
 HEAD_SIZE: Final = 4096
 """Bytes at a file's begin that tell it from another of its name."""
 
@@ -35,15 +39,18 @@ def load_progress(folder: Path) -> dict[str, Progress]:
         raise Corrupt(f"{path} is damaged: remove it, every line is then sent again, without a second effect") from None
 
 
+def take_over_progress(dropped: Path, folder: Path) -> None:
+    """Move the state file that an earlier release left among the dropped files, unless there is one here."""
+    former = dropped / FORMER_STATE_FILE
+    if (folder / STATE_FILE).exists() or former.is_symlink() or not former.is_file():
+        return
+    replace_own(folder / STATE_FILE, former.read_bytes())
+    former.unlink()
+
+
 def save_progress(folder: Path, progress: dict[str, Progress]) -> None:
     """Replace the state file; durable when this returns."""
-    fresh = folder / f"{STATE_FILE}.new"
-    with open(fresh, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(progress), indent=1))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, folder / STATE_FILE)
-    sync_folder(folder)
+    replace_own(folder / STATE_FILE, msgspec.json.format(msgspec.json.encode(progress), indent=1))
 
 
 def head_of(file: BinaryIO, offset: int) -> str:

@@ -2,9 +2,10 @@
 
 import fcntl
 from pathlib import Path
-from typing import TextIO
+from typing import IO, Any
 
 from keymill import telemetry
+from keymill.durable import own_file
 
 log = telemetry.logger("connectors.standby")
 
@@ -13,11 +14,11 @@ class Standby:
     """A lock on a file beside the database; without a file there is nothing to wait for."""
 
     def __init__(self, database: Path | None, table: str) -> None:
-        self._file: TextIO | None = None
+        self._file: IO[Any] | None = None
         self._told = False
         if database is not None:
             real = database.resolve()  # one lock, by whatever name the database is reached
-            self._file = open(real.with_name(f"{real.name}.{table}.lock"), "w")  # noqa: SIM115 until close
+            self._file = own_file(real.with_name(f"{real.name}.{table}.lock"), "w")
         self._active = database is None
 
     def active(self) -> bool:

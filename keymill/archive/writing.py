@@ -13,6 +13,7 @@ from keymill import sql
 from keymill.archive import migrate
 from keymill.archive.rows import Row, rows_of
 from keymill.archive.tables import POSITIONS
+from keymill.durable import open_own, own_folder
 from keymill.errors import Misconfigured
 from keymill.kafka.positions import Checkpoint, Described, Slot, Whole
 from schemas.records import TopicAdopted
@@ -31,8 +32,8 @@ def _make_file(url: URL) -> None:
     file = sql.file_of(url)
     if file is None:
         raise Misconfigured("archive_url names a database in memory, which keeps nothing: sqlite:///PATH")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+    own_folder(file.parent)
+    os.close(open_own(file.resolve(), os.O_RDWR | os.O_CREAT))  # where it lies is the setting's choice
 
 
 class ArchiveWriter:

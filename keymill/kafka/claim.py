@@ -8,6 +8,7 @@ from base64 import urlsafe_b64encode
 from pathlib import Path
 from typing import IO
 
+from keymill.durable import open_own, replace_own
 from keymill.errors import Corrupt, Misconfigured
 from keymill.kafka.distribution import VERSION
 
@@ -22,7 +23,7 @@ def hold(data: Path) -> IO[str]:
     try:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Not "w": the file names its owner for whoever comes second.
-        file = os.fdopen(os.open(data / "lock", os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="ascii")
+        file = os.fdopen(open_own(data / "lock", os.O_RDWR | os.O_CREAT), "r+", encoding="ascii")
     except OSError as error:
         raise Misconfigured(f"the Kafka folder {data} cannot be used: {error}") from error
     try:
@@ -50,11 +51,8 @@ def cluster_id(data: Path, nodes: int) -> str:
     note = data / "cluster.json"
     if not note.exists():
         fresh = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        incoming = note.with_suffix(".incoming")
-        incoming.write_text(
-            json.dumps({"cluster_id": fresh, "nodes": nodes, "made_by": VERSION}) + "\n", encoding="ascii"
-        )
-        incoming.replace(note)
+        told = json.dumps({"cluster_id": fresh, "nodes": nodes, "made_by": VERSION}) + "\n"
+        replace_own(note, told.encode("ascii"))
     try:
         known = json.loads(note.read_text(encoding="ascii"))
         identity, count = str(known["cluster_id"]), int(known["nodes"])

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from keymill.durable import own_file
 from keymill.errors import KeymillError, Misconfigured, Unavailable
 from keymill.telemetry import logger
 
@@ -104,7 +105,7 @@ def _digest(path: Path) -> str:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    with (folder / ".lock").open("w") as file:
+    with own_file(folder / ".lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -12,6 +12,8 @@ import signal
 import sys
 from pathlib import Path
 
+from keymill.durable import own_file
+
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -22,7 +24,8 @@ def main(arguments: list[str]) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != int(parent):
         return  # the parent died before the death signal was set
-    Path(record).write_text(f"{os.getpid()} {started_at(os.getpid())}\n", encoding="ascii")
+    with own_file(Path(record), "w", encoding="ascii") as file:
+        file.write(f"{os.getpid()} {started_at(os.getpid())}\n")
     os.execv(command[0], command)  # noqa: S606  no shell is what is wanted
 
 

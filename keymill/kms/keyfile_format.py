@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 
 from keymill.core.envelope import KEK_SIZE
-from keymill.durable import sync_folder
+from keymill.durable import own_file, own_folder, replace_own
 from keymill.errors import Misconfigured
 from keymill.kms.provider import KekEpoch, KekState, RootActivation
 
@@ -118,8 +118,8 @@ def stat_file(path: Path) -> os.stat_result:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Whoever changes the file does it in here, alone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_suffix(".lock"), "w") as lock:
+    own_folder(path.parent)
+    with own_file(path.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -132,15 +132,7 @@ def replace_file(path: Path, content: Content) -> None:
 
 def replace_bytes(path: Path, data: bytes) -> None:
     """Like `replace_file`, with the bytes of a file that was read before."""
-    fresh = path.with_suffix(".new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    os.fchmod(descriptor, 0o600)  # a crash, or somebody else, may have left it with another mode
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
-    sync_folder(path.parent)
+    replace_own(path, data)
 
 
 def draw_key(size: int) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from keymill.config import Settings
+from keymill.durable import replace_own
 from keymill.errors import Misconfigured
 from keymill.kafka.authentication import install
 from keymill.kms.record_keys import record_keys_of
@@ -19,9 +20,7 @@ FILE: Final = "up.json"
 def write_address(data: Path, line: dict[str, Any]) -> None:
     """Note where a running `keymill up` answers; no credential among it."""
     told = {name: value for name, value in line.items() if name != "credentials"}
-    fresh = data / f"{FILE}.new"
-    fresh.write_text(json.dumps(told, indent=1))
-    fresh.replace(data / FILE)  # whoever reads meanwhile sees the former one or this, whole
+    replace_own(data / FILE, json.dumps(told, indent=1).encode(), sync=False)
 
 
 def bootstrap_of(settings: Settings) -> str:

@@ -1,13 +1,13 @@
 """The organization `demo` that `keymill up` brings: keys, one credential of each kind, a token key, a service."""
 
 import json
-import os
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from keymill.config import Settings
+from keymill.durable import replace_own
 from keymill.ops.credentials import Kind, create_credential, create_organization, existing
 from keymill.ops.tokens import ensure_token_key, put_service
 
@@ -44,9 +44,4 @@ def _read(path: Path) -> dict[str, dict[str, str]]:
 
 
 def _write(path: Path, known: dict[str, dict[str, str]]) -> None:
-    fresh = path.with_suffix(".new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    os.fchmod(descriptor, 0o600)  # a crash may have left it with another mode
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(known, file, indent=1)
-    os.replace(fresh, path)
+    replace_own(path, json.dumps(known, indent=1).encode())

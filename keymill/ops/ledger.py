@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from keymill.durable import sync_folder
+from keymill.durable import own_file, sync_folder
 from keymill.errors import Corrupt, InvalidRecord
 from schemas.values import FINGERPRINT_SIZE, KID_SIZE
 
@@ -97,7 +97,7 @@ def compare(before: Ledger, after: Ledger) -> Comparison:
 def write(ledger: Ledger, path: Path) -> int:
     """Write the file whole or not at all, and durably; returns how many entries it has."""
     fresh, digest, count = path.with_name(path.name + ".new"), hashlib.sha256(), 0
-    with fresh.open("wb") as file:
+    with own_file(fresh, "wb") as file:
         for line in _lines(ledger):
             digest.update(line)
             file.write(line)

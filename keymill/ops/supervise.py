@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from keymill import telemetry
+from keymill.durable import own_file
 from keymill.errors import Unavailable
 from keymill.telemetry import logger
 
@@ -88,7 +89,7 @@ class Child:
         """Start it; returns at once. Call from a thread that lives as long as the child should."""
         self._started = self._answered = time.monotonic()
         self._misses = 0
-        with self._log.open("ab") if self._log else nullcontext() as stderr:
+        with own_file(self._log, "ab") if self._log else nullcontext() as stderr:
             self._process = subprocess.Popen(
                 self._command,
                 env={**os.environ, **self.environment},

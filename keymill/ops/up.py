@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from keymill import telemetry
 from keymill.config import UpSettings
+from keymill.durable import own_folder
 from keymill.errors import KeymillError
 from keymill.kafka.admin import create_topics
 from keymill.kafka.embedded import EmbeddedKafka
@@ -48,6 +49,7 @@ class Up:
         self._kafka_doctor: threading.Thread | None = None
         self._demo: dict[str, str] = {}
         self._address: dict[str, Any] = {}
+        self._noted = True
 
     def run(self) -> int:
         """Run until a signal; returns the exit code."""
@@ -71,7 +73,7 @@ class Up:
 
     def _start_kafka(self) -> None:
         settings = self._settings
-        settings.data.mkdir(parents=True, exist_ok=True)
+        own_folder(settings.data)
         if not self._bootstrap:
             ports = [settings.port_base] if settings.port_base else ()
             self._kafka = EmbeddedKafka(settings.data / "kafka", ports=ports)
@@ -128,12 +130,18 @@ class Up:
         for group in self._children.values():
             for child in group:
                 child.watch()
-        if self._line() != self._address:
+        if self._line() != self._address or not self._noted:
             self._note_address()
 
     def _note_address(self) -> None:
         self._address = self._line()
-        write_address(self._settings.data, self._address)
+        try:
+            write_address(self._settings.data, self._address)
+            self._noted = True
+        except OSError as error:
+            if self._noted:
+                log.warning("the address cannot be noted, and commands may not find this cluster", reason=str(error))
+            self._noted = False
 
     def _restart_kafka(self, kafka: EmbeddedKafka) -> None:
         delay = KAFKA_BACKOFF_S[min(self._kafka_failures, len(KAFKA_BACKOFF_S) - 1)]

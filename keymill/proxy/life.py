@@ -7,7 +7,7 @@ from typing import Final
 
 from keymill import telemetry
 from keymill.config import ProxySettings
-from keymill.errors import KeymillError, NotReady
+from keymill.errors import KeymillError, NotReady, Unavailable
 from keymill.http.health import Readiness
 from keymill.kms.provider import Kms
 from keymill.proxy.auth import Tokens
@@ -154,4 +154,7 @@ class Life:
 async def _sweep(used: UsedTokens) -> None:
     while True:
         await asyncio.sleep(SWEEP_S)
-        await asyncio.to_thread(used.sweep, wall_clock_ms())
+        try:
+            await asyncio.to_thread(used.sweep, wall_clock_ms())
+        except Unavailable as error:
+            log.warning("expired tokens are not forgotten yet", reason=str(error))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from keymill.durable import replace_own
 from schemas.values import Record
 
 NOT_UP = "a worker is starting"
@@ -37,10 +38,8 @@ class StandingFile:
         """Tell; nothing is written while nothing changes."""
         if standing == self._last:
             return
-        fresh = self.path.with_suffix(".new")
         with contextlib.suppress(OSError):  # the disk is full: what was told before is older than what is so, no more
-            fresh.write_bytes(msgspec.json.encode(standing))
-            fresh.replace(self.path)
+            replace_own(self.path, msgspec.json.encode(standing), sync=False)
             self._last = standing
 
     def touch(self) -> None:

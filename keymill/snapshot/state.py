@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from keymill.durable import open_own
 from schemas.values import Record
 
 HEARTBEAT_FILE: Final = "heartbeat"
@@ -146,7 +147,7 @@ class HeartbeatFile:
         self._decoder = msgspec.msgpack.Decoder(Heartbeat)
         self._last: tuple[bytes, Heartbeat] | None = None
         flags = os.O_RDWR | os.O_CREAT if write else os.O_RDONLY
-        descriptor = os.open(folder / HEARTBEAT_FILE, flags, 0o600)
+        descriptor = open_own(folder / HEARTBEAT_FILE, flags)
         try:
             if write:
                 os.ftruncate(descriptor, _SIZE)

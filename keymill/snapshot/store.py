@@ -24,7 +24,7 @@ from typing import IO, Any, Final
 import lmdb
 import msgspec
 
-from keymill.durable import sync_folder
+from keymill.durable import open_own, replace_own
 from keymill.errors import Corrupt, Misconfigured, NotReady
 from keymill.snapshot.layout import DATABASES, FORMAT
 from keymill.snapshot.state import boot_id
@@ -125,13 +125,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Replace the manifest, durably: it says what may be trusted after a crash."""
-    incoming = folder / f"{_MANIFEST}.incoming"
-    with incoming.open("wb") as file:
-        file.write(msgspec.json.encode(manifest))
-        file.flush()
-        os.fsync(file.fileno())
-    incoming.replace(folder / _MANIFEST)
-    sync_folder(folder)
+    replace_own(folder / _MANIFEST, msgspec.json.encode(manifest))
 
 
 def environment_path(folder: Path, manifest: Manifest) -> Path:
@@ -180,7 +174,7 @@ def hold(folder: Path, wait_s: float = LOCK_WAIT_S) -> IO[str]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = os.fdopen(os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="ascii")
+        file = os.fdopen(open_own(folder / "lock", os.O_RDWR | os.O_CREAT), "r+", encoding="ascii")
     except OSError as error:
         raise Misconfigured(f"the view folder {folder} cannot be used: {error}") from error
     deadline = time.monotonic() + wait_s

@@ -453,7 +453,8 @@ def test_manifest_folder_becomes_keys(rig: Rig, tmp_path: Path) -> None:
     def connect() -> None:
         command = [sys.executable, "-m", "keymill.ops.cli", "connect", "manifest", "--once"]
         options = ["--manifest-dir", str(tmp_path), "--bootstrap", rig.bootstrap]
-        subprocess.run([*command, *options], check=True, timeout=30)
+        environment = {**os.environ, "KEYMILL_DATA": str(tmp_path / "data")}
+        subprocess.run([*command, *options], env=environment, check=True, timeout=30)
 
     connect()
     assert events(rig) == before + 50
@@ -462,7 +463,8 @@ def test_manifest_folder_becomes_keys(rig: Rig, tmp_path: Path) -> None:
     connect()
     assert events(rig) == before + 50
     shown = rig.get("batch-7").json()
-    (tmp_path / ".keymill-manifest.json").unlink()
+    (state,) = (tmp_path / "data" / "connect").glob("*/progress.json")
+    state.unlink()
     connect()
     assert events(rig) == before + 100
     eventually(lambda: bool(rig.get("batch-7").json()["coordinates"] != shown["coordinates"]))

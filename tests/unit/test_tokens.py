@@ -10,14 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jwt
+import lmdb
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from keymill.core.credentials import token_key_identity
 from keymill.core.envelope import wrap_secret
-from keymill.errors import Misconfigured
+from keymill.errors import Misconfigured, Unavailable
 from keymill.ops.token_keys import algorithm_of, key_id_of, read_public_key, signing_key
+from keymill.proxy import single_use
 from keymill.proxy.single_use import UsedTokens
 from keymill.secret import Secret
 from tests.proxy_rig import ProxyRig, public_pem
@@ -269,6 +271,37 @@ def test_used_ids_are_shared_and_forgotten(tmp_path: Path) -> None:
     assert 1 == used.sweep(1500)
     assert used.take("demo", "a", 3000)
     used.close()
+
+
+def test_what_cannot_be_remembered_is_not_let_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full store refuses for a while, and a token that was used stays used."""
+    monkeypatch.setattr(single_use, "MAP_SIZE", 64 << 10)
+    used, taken = UsedTokens(tmp_path / "used"), 0
+    with pytest.raises(Unavailable, match="cannot be remembered"):
+        while used.take("demo", f"t-{taken}", 1000 + taken):
+            taken += 1
+    assert used.was_used("demo", f"t-{taken - 1}")
+    assert not used.was_used("demo", f"t-{taken}")
+    monkeypatch.setattr(single_use, "MAX_USED", 1)
+    with pytest.raises(Unavailable, match="no room"):
+        used.take("demo", "more", 1)
+    used.close()
+
+
+@pytest.mark.parametrize("error", [lmdb.DiskError("full"), lmdb.MapFullError("full"), OSError(28, "No space left")])
+def test_a_full_disk_is_never_a_server_error(rig: ProxyRig, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """The license is refused with 503 and Retry-After, and given once there is room."""
+    token = rig.token("film", jti=f"full-{type(error).__name__}")
+
+    class Full:
+        def begin(self, **_how: object) -> object:
+            raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.life.means.used, "_env", Full())
+        response = rig.clearkey("film", rig.kid("film"), token=token)
+        assert (503, True) == (response.status_code, "retry-after" in response.headers)
+    assert 200 == rig.clearkey("film", rig.kid("film"), token=token).status_code
 
 
 def test_scope_is_the_named_asset(rig: ProxyRig) -> None:

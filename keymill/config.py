@@ -65,6 +65,14 @@ class HttpSettings(Settings):
         False, description="a TLS-terminating proxy stands in front, so plain HTTP beyond loopback is meant"
     )
 
+    request_timeout_s: int = Field(
+        60, ge=1, le=3600, description="seconds a request may take from its first byte to its last"
+    )
+    max_connections: int = Field(
+        0, ge=0, le=1_000_000,
+        description="connections of one process; the idlest goes where there are more. 0: what its open files allow",
+    )  # fmt: skip
+
     def require_tls(self) -> None:
         """Raise `Misconfigured` when the program would answer in clear text beyond loopback."""
         if (self.tls_cert is None) != (self.tls_key is None):

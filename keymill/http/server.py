@@ -23,7 +23,7 @@ from keymill.config import HttpSettings, Settings
 from keymill.errors import KeymillError, Misconfigured
 from keymill.http.health import Measured, Readiness
 from keymill.http.problems import Problems
-from keymill.http.protocol import BoundedProtocol
+from keymill.http.protocol import BoundedProtocol, protocol_of
 from keymill.http.request_id import RequestId
 
 BACKLOG: Final = 2048
@@ -128,11 +128,12 @@ class ServingThread:
 
 def _config(app: ASGIApp, settings: Settings, *, lifespan: bool = True) -> uvicorn.Config:
     tls = settings if isinstance(settings, HttpSettings) else None
+    protocol = protocol_of(tls.request_timeout_s, tls.max_connections) if tls else BoundedProtocol
     try:
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http=BoundedProtocol,
+            http=protocol,
             ws="none",
             lifespan="on" if lifespan else "off",
             log_config=None,

@@ -10,7 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
+from keymill.kafka.authentication import install
 from keymill.kafka.producer import Publisher
+from keymill.kms.record_keys import record_keys_of
 from keymill.ops.demo.stack import Stack, issue_token
 from schemas import topics
 from schemas.codec import encode
@@ -62,6 +64,7 @@ class Door:
     def __init__(self, stack: Stack, double: Double) -> None:
         self._up, self._double = stack.up, double
         authorization = {"Authorization": f"Bearer {stack.up.credentials.api_key}"}
+        install(record_keys_of(Path(self._up.data) / "keys.json"))
         self._publisher = Publisher(self._up.kafka, {topics.POLICY_CHANGES.name: topics.PARTITIONS})
         self._api = httpx.Client(base_url=stack.up.gateway, headers=authorization, trust_env=False, timeout=30)
 

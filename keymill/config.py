@@ -107,6 +107,9 @@ class GatewaySettings(HttpSettings):
     wait_s: float = Field(
         10.0, ge=0, le=60, description="seconds a request waits for its record; then ?wait=1 is 202, a policy's 503"
     )
+    max_waiting: int = Field(
+        512, ge=1, le=100_000, description="requests that may wait for their records at once; more are 503"
+    )
     packager_wait_s: float = Field(
         50.0, ge=1, le=55, description="seconds a packager's key request waits; Shaka Packager gives up at 60"
     )

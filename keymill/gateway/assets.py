@@ -128,6 +128,8 @@ class Assets:
 
     async def _submit(self, request: Request, wanted: Wanted) -> Response:
         waits = flag(request, "wait")
+        if waits:
+            self._service.waiter.require_room()
         published = self._repeat_of(wanted)
         if published is None:
             published = await self._service.intake.publish(await self._event(wanted))

@@ -67,6 +67,7 @@ class Entitlements:
 
     async def _publish(self, record: Entitlement) -> bool:
         """Publish it; tell whether the view holds it after the wait, as the broker does."""
+        self._service.waiter.require_room()
         for _ in range(ATTEMPTS):
             written, seen = await self._write(record)
             if not seen or self._held(record) == written:

@@ -58,7 +58,7 @@ def run(settings: GatewaySettings) -> int:
         log_level=settings.log_level,
     )  # fmt: skip
     reader = SnapshotReader(folder)
-    waiter = Waiter(reader)
+    waiter = Waiter(reader, settings.max_waiting)
     letters = DeadLetters(settings.bootstrap, waiter.wake)
     view = CaughtUp(reader, follower)
     readiness = Readiness(

@@ -88,6 +88,7 @@ class Policies:
         known = self._repeated(change) if repeatable else None
         if isinstance(known, PolicyRecord):
             return known
+        service.waiter.require_room()
         published = known or await service.changes.publish(change)
         if isinstance(change.body, PolicyCreated):
             effect = created(service.reader, change)

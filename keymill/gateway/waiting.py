@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from keymill.errors import KeymillError
+from keymill.errors import KeymillError, NotReady
 from keymill.gateway.deadletters import DeadLetters
 from keymill.snapshot.reader import CHANGE_POLL_S, SnapshotReader
 from schemas import topics
@@ -20,6 +20,9 @@ T = TypeVar("T")
 
 IDLE_S: Final = 0.25
 """A waiting request looks again after this long whatever happens: a lost wake costs no more."""
+LOOK_S: Final = 1e-4
+"""Pause per waiting request between two rounds of looks: five times what a look takes."""
+RETRY_S: Final = 2
 
 
 class Published(Record, frozen=True, kw_only=True):
@@ -41,10 +44,19 @@ class Settled(Record, frozen=True, kw_only=True):
 
 
 class Waiter:
-    """Waits of one event loop. `wake` may be called from any thread, all else from the loop's."""
+    """
+    Waits of one event loop. `wake` may be called from any thread, all else from the loop's.
 
-    def __init__(self, reader: SnapshotReader) -> None:
+    The more wait, the more rarely they look: together they take at most a fifth of the loop's time, so that those who
+    do not wait are answered at once.
+
+    Args:
+        most: that wait at once; `require_room` refuses more, before anything is published.
+    """
+
+    def __init__(self, reader: SnapshotReader, most: int = 512) -> None:
         self._reader = reader
+        self._most = most
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sleepers: set[asyncio.Future[None]] = set()
         self._watcher: asyncio.Task[None] | None = None
@@ -53,6 +65,16 @@ class Waiter:
     def start(self) -> None:
         """Take the running loop; before this nothing is woken."""
         self._loop = asyncio.get_running_loop()
+
+    def require_room(self) -> None:
+        """
+        Refuse to begin what would have to wait.
+
+        Raises:
+            NotReady: as many wait as may.
+        """
+        if len(self._sleepers) >= self._most:
+            raise NotReady(f"{self._most} requests wait for their records already", retry_after_s=RETRY_S)
 
     async def until(self, look: Callable[[], T | None], deadline: float) -> T | None:
         """What *look* finds, as soon as it finds it; None at the deadline (`time.monotonic`) or when stopped."""
@@ -64,7 +86,7 @@ class Waiter:
             if left <= 0 or self._stopped:
                 return None
             if self._txn() == txn:
-                await self._sleep(txn, min(left, IDLE_S))
+                await self._sleep(txn, min(left, max(IDLE_S, LOOK_S * len(self._sleepers))))
 
     async def outcome(
         self, event: Published, letters: DeadLetters, deadline: float, effect: Callable[[], T | None]
@@ -99,7 +121,7 @@ class Waiter:
 
     async def _watch(self, seen: int) -> None:
         while self._sleepers:
-            await asyncio.sleep(CHANGE_POLL_S)
+            await asyncio.sleep(max(CHANGE_POLL_S, LOOK_S * len(self._sleepers)))
             if (now := self._txn()) != seen:
                 seen = now
                 self._wake_all()

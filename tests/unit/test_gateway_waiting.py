@@ -3,10 +3,12 @@
 import asyncio
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from keymill.core.idempotency import accepted_before
+from keymill.errors import NotReady
 from keymill.gateway.answers import dashed, rfc3339
 from keymill.gateway.waiting import Published, Settled, Waiter, settled
 from schemas.records import AcceptedEvent, AssetRecord, AssetState
@@ -123,3 +125,38 @@ def test_times_are_rfc3339(time_ms: int) -> None:
 def test_kid_is_dashed() -> None:
     """Lower-case, with dashes, big-endian."""
     assert dashed(bytes(range(16))) == "00010203-0405-0607-0809-0a0b0c0d0e0f"
+
+
+class Changing:
+    """A view that changes all the time."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+
+    def txn_id(self) -> int:
+        return int((time.monotonic() - self.began) * 1000)
+
+
+def test_waits_are_bounded_and_cost_the_others_little() -> None:
+    """Above the most, nothing new begins to wait; and however often the view changes, those who wait look rarely."""
+
+    async def crowd() -> tuple[int, float]:
+        waiter, looks = Waiter(Changing(), most=400), 0  # type: ignore[arg-type]
+        waiter.start()
+
+        def look() -> None:
+            nonlocal looks
+            looks += 1
+
+        waits = [asyncio.create_task(waiter.until(look, time.monotonic() + 1.0)) for _ in range(400)]
+        await asyncio.sleep(0.1)
+        with pytest.raises(NotReady) as refused:
+            waiter.require_room()
+        assert refused.value.retry_after_s > 0
+        waiter.stop()
+        await asyncio.gather(*waits)
+        waiter.require_room()
+        return looks, time.monotonic()
+
+    looks, _ = asyncio.run(crowd())
+    assert looks < 400 * 20  # a look at every change would be tens of thousands

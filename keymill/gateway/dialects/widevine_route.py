@@ -24,7 +24,7 @@ from keymill.core.assignment import check_tracks
 from keymill.core.credentials import ORGANIZATION_ID, SIGNER_IV_SIZE, SIGNER_KEY_SIZE, signer_identity
 from keymill.core.envelope import unwrap_keys, unwrap_secret
 from keymill.core.licensable import period_key
-from keymill.errors import InvalidRecord, Reject, Retry, Unavailable
+from keymill.errors import InvalidRecord, NotReady, Reject, Retry, Unavailable
 from keymill.gateway import asking
 from keymill.gateway.assignment import policy_to_assign
 from keymill.gateway.dialects import widevine
@@ -117,6 +117,10 @@ class WidevineDoor:
         if asset is not None and found and asked.policy_id in (None, asset.policy_id):
             return found, True
         event, service = _event(organization, asked), self._service
+        try:
+            service.waiter.require_room()
+        except NotReady as error:
+            raise Refusal(Status.INTERNAL_ERROR, f"not ready: {error}") from None
         published = await publish_until(deadline, event, service.intake, service.readiness)
         outcome: DeadLetter | list[Found] | None = await self._service.waiter.until(
             lambda: self._outcome(published, asked), deadline

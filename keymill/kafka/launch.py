@@ -1,6 +1,8 @@
 """
 Become a program that ends when its parent does. Run as a file, not imported: launch.py PARENT RECORD PROGRAM ARGUMENT…
 
+It starts without site packages (`python -I -S`), so it knows the standard library alone.
+
 A death signal set between fork and exec would need `preexec_fn`, which is unsafe in a process with threads; here the
 child itself sets it, in its only thread, and exec keeps it. Before it becomes PROGRAM the process notes who it is in
 RECORD, so that there is no moment at which a broker runs and nobody could find it again.
@@ -12,8 +14,6 @@ import signal
 import sys
 from pathlib import Path
 
-from keymill.durable import own_file
-
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -24,7 +24,8 @@ def main(arguments: list[str]) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != int(parent):
         return  # the parent died before the death signal was set
-    with own_file(Path(record), "w", encoding="ascii") as file:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    with open(os.open(record, flags, 0o600), "w", encoding="ascii") as file:
         file.write(f"{os.getpid()} {started_at(os.getpid())}\n")
     os.execv(command[0], command)  # noqa: S606  no shell is what is wanted
 

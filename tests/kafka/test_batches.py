@@ -14,7 +14,8 @@ from keymill.kafka.batch import Batch, batch_at
 from keymill.kafka.latest import read_whole
 from keymill.kafka.scan import Scanner
 from keymill.kafka.tail import Tail
-from schemas.topics import ASSETS, CATALOGUE, STATUS, Topic
+from schemas.topics import ASSETS, CATALOGUE, DECISIONS, STATUS, Topic
+from tests.authentic import installation
 from tests.broker import running_broker
 
 pytestmark = pytest.mark.timeout(120)
@@ -24,7 +25,8 @@ BIG = 120_000
 
 
 @pytest.fixture(scope="module")
-def bootstrap() -> Iterator[str]:
+def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    installation(tmp_path_factory.mktemp("keys"))
     with running_broker() as address:
         create_topics(address, 1)
         yield address
@@ -68,7 +70,7 @@ def test_a_topic_that_keeps_what_producers_pack_has_drifted(bootstrap: str) -> N
 @pytest.fixture(scope="module")
 def mined(bootstrap: str) -> tuple[str, Batch]:
     """A topic with a batch that nobody can unpack between others, and that batch."""
-    name = as_before(bootstrap, CATALOGUE[3])
+    name = as_before(bootstrap, DECISIONS)
     send(bootstrap, name, "zstd", 3, b"before")
     sent = send(bootstrap, name, "zstd", MANY, bytes(BIG))
     assert all(isinstance(each, Message) for each in sent)

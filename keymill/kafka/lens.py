@@ -23,6 +23,11 @@ K = TypeVar("K")
 PULSE_S: Final = 0.5
 ANSWER_S: Final = 10.0
 """How long the brokers may take for one answer."""
+_FRESH: Final = {"topic.metadata.refresh.interval.ms": 1000, "metadata.max.age.ms": 2000}
+"""
+Who leads a partition is asked again after 2 s. The admin client takes an answer of "another leader epoch", which a
+broker gives that was away, for no reason to ask (librdkafka 2.x); with its defaults it would fail for five minutes.
+"""
 _MISSING: Final = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID})
 _FORBIDDEN: Final = frozenset(
     {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION}
@@ -62,7 +67,7 @@ class Lens:
 
     def __init__(self, client: Mapping[str, Any]) -> None:
         self.bootstrap = str(client.get("bootstrap.servers", ""))
-        self._admin = AdminClient({**client}, logger=logging.getLogger(KAFKA_CLIENT))
+        self._admin = AdminClient({**client, **_FRESH}, logger=logging.getLogger(KAFKA_CLIENT))
 
     def ask_topics(self, topics: Iterable[str]) -> Question[str]:
         """Ask for id and partition count; the answer is what `described` takes."""

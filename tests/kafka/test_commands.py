@@ -107,6 +107,14 @@ def told(*arguments: str | Path, code: int = 0, **environment: str) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _refused_first(rig: Rig) -> None:
+    """The first event of partition 0 is one that nobody can read: the commands are asked about its dead letter."""
+    producer = Producer({"bootstrap.servers": rig.bootstrap})
+    producer.produce(topics.ASSETS.name, b"rubbish", f"{ORGANIZATION}/rubbish".encode(), 0)
+    assert producer.flush(10) == 0
+
+
 @pytest.fixture(scope="module")
 def film(rig: Rig) -> dict[str, Any]:
     """What the gateway says of an asset whose event came over HTTP."""

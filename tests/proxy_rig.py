@@ -135,6 +135,7 @@ class ProxyRig:
     def beat(self, *, ready: bool = True, live: bool = True, ago_s: float = 0.0) -> None:
         """Say how the view is doing, from now on, as a follower says it again and again."""
         self._beat = {"ready": ready, "live": live, "ago_s": ago_s}
+        self.followed = True
         self._write_beat(**self._beat)
         time.sleep(2 * STATE_S)  # for so long a worker may go by the heartbeat before
 
@@ -153,6 +154,7 @@ class ProxyRig:
 
     def begin_anew(self) -> None:
         """The follower throws its snapshot away and begins another, as after the machine went down."""
+        self.followed = False  # until a test says how the new one is doing, nobody says it
         self.writer.close()
         lost = msgspec.structs.replace(self.writer.manifest, boot="another", clean=False)
         store.write_manifest(self.writer.folder, lost)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from keymill.kafka.authentication import install
+from keymill.kms.record_keys import record_keys_of
 from keymill.ops.demo import browser, media
 from keymill.ops.demo.stack import Stack
 from tests.e2e.rig import Rig, rig_of
@@ -30,7 +32,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 
 @pytest.fixture
 def rig(cluster: Rig) -> Iterator[Rig]:
-    """The cluster; whatever a test started is gone after it."""
+    """The cluster, whose keys this process has; whatever a test started is gone after it."""
+    install(record_keys_of(cluster.data / "keys.json"))
     try:
         yield cluster
     finally:

@@ -48,11 +48,19 @@ class KeySet(Record, frozen=True, kw_only=True):
     tracks: tuple[TrackIdentity, ...]
 
 
+class PeriodSpan(Record, frozen=True, kw_only=True):
+    """Indexes of crypto periods, both ends included."""
+
+    from_index: int
+    through_index: int
+
+
 class LivePeriods(Record, frozen=True, kw_only=True):
     """
     Crypto periods of a version, each with a key record of its own.
 
-    [from_index, through_index] spans what was asked for; a period inside it that no event asked for is derived
+    [from_index, through_index] spans what was asked for lately, `earlier` what was asked for before the content's
+    clock jumped: disjoint spans, the last one left last. A period inside a span that no event asked for is derived
     all the same, and published when one does or by a repair.
     """
 
@@ -62,6 +70,7 @@ class LivePeriods(Record, frozen=True, kw_only=True):
     through_index: int
     at: LogPosition
     tracks: tuple[TrackIdentity, ...]
+    earlier: tuple[PeriodSpan, ...] = ()
 
 
 class KeyVersion(Record, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from keymill.core.identity import key_set_digest
-from keymill.core.period import index_at
+from keymill.core.period import index_at, spans
 from schemas.ids import key_set_key
 from schemas.records import AssetRecord, KeyVersion, LivePeriods, TrackIdentity
 
@@ -41,7 +41,8 @@ def licensable(
     Record keys of the key records that a license may hold at *now_ms*, the newest version's first.
 
     Of a version its keys for all time, and of its crypto periods the current one and the next where the content has a
-    clock; without a clock those that *named* holds, each with the next, or else the newest (`NEWEST_PERIODS`).
+    clock; without a clock those that *named* holds, each with the next, or else the newest (`NEWEST_PERIODS`) of the
+    span that was asked for last.
 
     Args:
         labels: a key record without any of these tracks is left out.
@@ -72,18 +73,18 @@ def period_key(asset: AssetRecord, version: KeyVersion, index: int) -> bytes:
 
 def _on_air(key_version: int, live: LivePeriods, now_ms: int, named: Collection[NamedPeriod]) -> list[int]:
     """Indexes of the periods to look for, the likeliest first."""
-    every = range(live.from_index, live.through_index + 1)
     if live.start is not None:
         current = index_at(now_ms, period_s=live.period_s, start=live.start)
-        return _within(every, (current, current + 1))
+        return _within(live, (current, current + 1))
     if named:
         mine = sorted(each.period for each in named if each.key_version == key_version)
-        return _within(every, (index for first in mine for index in (first, first + 1)))
-    return list(reversed(every[-NEWEST_PERIODS:]))
+        return _within(live, (index for first in mine for index in (first, first + 1)))
+    return list(reversed(spans(live)[-1][-NEWEST_PERIODS:]))
 
 
-def _within(every: range, wanted: Iterable[int]) -> list[int]:
-    return [index for index in dict.fromkeys(wanted) if index in every]
+def _within(live: LivePeriods, wanted: Iterable[int]) -> list[int]:
+    every = spans(live)
+    return [index for index in dict.fromkeys(wanted) if any(index in span for span in every)]
 
 
 def _has_any(tracks: Iterable[TrackIdentity], labels: Collection[str]) -> bool:

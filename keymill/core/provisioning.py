@@ -5,8 +5,9 @@ Both halves are functions of their arguments, so redelivery, replay and a second
 `keymill.core.folding.fold` decides what the asset is, `needed` and `make_key_record` which keys that calls for.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
+from itertools import chain
 from typing import Final
 
 import msgspec
@@ -15,7 +16,7 @@ from keymill.core.derive import derive_all, derive_names, fingerprint
 from keymill.core.envelope import wrap_keys
 from keymill.core.identity import ALL_TRACKS, canonical, canonical_name, recurring
 from keymill.core.licensable import period_key
-from keymill.core.period import period_at
+from keymill.core.period import period_at, spans
 from keymill.core.versions import ROTATED_PERIODS
 from keymill.secret import Secret
 from schemas.events import AssetEvent, AssetIngested, KeysRotated, PeriodRange
@@ -90,19 +91,20 @@ def needed(asset: AssetRecord, event: AssetEvent | None) -> Iterator[Needed]:
                 yield _needed_period(asset, version, version.live, index)
 
 
-def _periods(version: KeyVersion, live: LivePeriods, event: AssetEvent | None) -> range:
-    every = range(live.from_index, live.through_index + 1)
+def _periods(version: KeyVersion, live: LivePeriods, event: AssetEvent | None) -> Iterable[int]:
+    every = spans(live)
     if event is None:
-        return every
+        return chain.from_iterable(every)
     match event.body:
         case AssetIngested(periods=PeriodRange() as wanted):
-            return range(max(every.start, wanted.first_index), min(every.stop, wanted.first_index + wanted.count))
+            first, stop = wanted.first_index, wanted.first_index + wanted.count
+            return chain.from_iterable(range(max(each.start, first), min(each.stop, stop)) for each in every)
         case AssetIngested(key_version=number) | KeysRotated(to_version=number) if (
             number == version.key_version and version.created == live.at
         ):
-            return every[:ROTATED_PERIODS]
+            return every[0][:ROTATED_PERIODS]
         case _:
-            return range(0)
+            return ()
 
 
 def _needed_period(asset: AssetRecord, version: KeyVersion, live: LivePeriods, index: int) -> Needed:

@@ -8,12 +8,13 @@ import msgspec
 
 from keymill.core import wishes
 from keymill.core.identity import key_set_digest
+from keymill.core.period import with_periods
 from keymill.core.wishes import Derived, Tracks
-from keymill.errors import Conflict, InvalidRecord, Reject
+from keymill.errors import Conflict, InvalidRecord
 from schemas.codec import encode_as
 from schemas.events import AssetEvent, AssetEventBody, AssetIngested, KeysRotated, PeriodRange
 from schemas.records import KeySet, KeyVersion, LivePeriods, TrackIdentity
-from schemas.values import DEFAULT_LABELS, MAX_PERIODS, MAX_TIME_MS, LogPosition, Record, Scheme
+from schemas.values import DEFAULT_LABELS, MAX_TIME_MS, LogPosition, Record, Scheme
 
 DEFAULT_SCHEMES: Final = (Scheme.CBCS,)
 ROTATED_PERIODS: Final = 10
@@ -106,7 +107,7 @@ def _renew(choice: Choice, version: KeyVersion, previous: KeyVersion) -> KeyVers
     if previous.live:
         since = max(previous.live.from_index, previous.live.through_index - ROTATED_PERIODS + 1)
         tracks = _derived(previous.live.tracks)
-        live = msgspec.structs.replace(previous.live, from_index=since, at=choice.at, tracks=tracks)
+        live = msgspec.structs.replace(previous.live, from_index=since, at=choice.at, tracks=tracks, earlier=())
         version = msgspec.structs.replace(version, live=live)
     return version
 
@@ -165,22 +166,19 @@ def _with_key_set(choice: Choice, version: KeyVersion, tracks: Tracks) -> KeyVer
 def _with_periods(
     wanted: PeriodRange, choice: Choice, version: KeyVersion, wished: Tracks, inherited: Tracks
 ) -> KeyVersion:
-    last = wanted.first_index + wanted.count - 1
     live = version.live
     if live is None:
         live = LivePeriods(
             period_s=wanted.period_s,
             start=wanted.start,
             from_index=wanted.first_index,
-            through_index=last,
+            through_index=wanted.first_index + wanted.count - 1,
             at=choice.at,
             tracks=wished or _derived(inherited),
         )
     else:
         _check_sticky_periods(wanted, wished, live, version.key_version)
-        live = msgspec.structs.replace(
-            live, from_index=min(live.from_index, wanted.first_index), through_index=max(live.through_index, last)
-        )
+        live = with_periods(live, wanted)
     _check_clock(live)
     return msgspec.structs.replace(version, live=live)
 
@@ -190,10 +188,6 @@ def _check_sticky_periods(wanted: PeriodRange, wished: Tracks, live: LivePeriods
         raise _sticky("periods", key_version)
     if wished and {(t.label, t.scheme) for t in wished} != {(t.label, t.scheme) for t in live.tracks}:
         raise _sticky("tracks", key_version)
-    last = wanted.first_index + wanted.count - 1
-    if wanted.first_index > live.through_index + MAX_PERIODS or last < live.from_index - MAX_PERIODS:
-        message = "periods.first_index is too far from the periods that exist: begin a new key_version"
-        raise Reject(message, field="periods.first_index", code="period_gap")
 
 
 def _check_clock(live: LivePeriods) -> None:

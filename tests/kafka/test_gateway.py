@@ -322,6 +322,9 @@ def test_packager_crypto_periods(rig: Rig) -> None:
     again = rig.ask_keys(inner(b"live-1", first_crypto_period_index=3, **periods))
     assert again["tracks"] == answer["tracks"] and again["already_used"]
     assert len(rig.get("live-1").json()["versions"][0]["crypto_periods"]) == 20
+    jumped = rig.ask_keys(inner(b"live-1", first_crypto_period_index=9000, **periods))
+    assert [9000, 9009] == [jumped["tracks"][at]["crypto_period_index"] for at in (0, -1)]
+    assert len(rig.get("live-1").json()["versions"][0]["crypto_periods"]) == 30
 
 
 def test_shaka_packager_rotates_keys(rig: Rig, tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ from schemas.records import (
     KeySet,
     KeyVersion,
     LivePeriods,
+    PeriodSpan,
     PolicyRecord,
     PolicyState,
     TrackIdentity,
@@ -160,6 +161,7 @@ LIVE = st.builds(
     through_index=LONGS,
     at=POSITIONS,
     tracks=tuples(TRACK_IDENTITIES),
+    earlier=tuples(st.builds(PeriodSpan, from_index=LONGS, through_index=LONGS)),
 )
 VERSIONS = st.builds(
     KeyVersion,

@@ -205,6 +205,17 @@ def test_a_named_period_is_looked_for_in_its_version_alone() -> None:
     assert period_key(asset, second, 49) == unnamed[0]
 
 
+def test_the_newest_periods_are_those_after_the_last_jump() -> None:
+    """A counter that began anew plays on: its periods are licensed, not the highest ones; a named one in any span."""
+    jumped = [builders.ingest("SD", periods=(first, 30), start=None) for first in (9000, 0)]
+    asset = builders.folded(*jumped)
+    (version,) = asset.versions
+    unnamed = list(licensable(asset, labels=("SD",), now_ms=0))
+    assert [period_key(asset, version, index) for index in range(29, 9, -1)] == unnamed
+    named = list(licensable(asset, labels=("SD",), now_ms=0, named={NamedPeriod(1, 9029), NamedPeriod(1, 29)}))
+    assert [period_key(asset, version, index) for index in (29, 9029)] == named
+
+
 def test_all_of_an_asset_is_read_in_pages(tmp_path: Path) -> None:
     """Every key record once, and whoever else waits for the loop has a turn after each page."""
     rig = ProxyRig(tmp_path)

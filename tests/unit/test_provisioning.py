@@ -55,6 +55,18 @@ def test_periods_outside_the_record_are_never_made():
     assert list(needed(asset, ingest("SD", periods=(5000, 3)))) == []
 
 
+def test_a_jump_of_the_clock_changes_no_key():
+    """A period's record is the same in whichever span it stands; the periods between two spans are not called for."""
+    counted = folded(ingest("SD", periods=(0, 10)), ingest("SD", periods=(9000, 10)), ingest("SD", periods=(10, 3)))
+    straight = folded(ingest("SD", periods=(0, 13)))
+    made = {need.record_key: encode(make_key_record(counted, need, KEYS)) for need in needed(counted, None)}
+    for need in needed(straight, None):
+        assert made[need.record_key] == encode(make_key_record(straight, need, KEYS))
+    assert len(made) == 23
+    again = needed(counted, ingest("SD", periods=(0, 10)))
+    assert [need.period.index for need in again] == list(range(10))
+
+
 def test_a_rotation_of_live_content_calls_for_its_newest_periods():
     """The ten newest under new keys; the old version's are there already and are not named again."""
     held = folded(ingest("SD", periods=(0, 25)))

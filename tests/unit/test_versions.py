@@ -3,6 +3,7 @@
 import pytest
 
 from keymill.core.folding import fold
+from keymill.core.period import MAX_SPANS, spans
 from keymill.errors import Conflict, InvalidRecord, Reject
 from schemas.events import TrackWish
 from schemas.values import DEFAULT_LABELS, LogPosition, Scheme
@@ -162,13 +163,28 @@ def test_another_clock_or_other_tracks_for_live_periods_are_a_conflict(wanted, f
     assert refused.value.field == field
 
 
-@pytest.mark.parametrize("periods", [(1010, 1), (0, 1)])
-def test_periods_far_from_those_that_exist_are_refused(periods):
-    """An index in another unit must not make thousands of keys."""
-    held = folded(ingest("SD", periods=(5000, 1) if periods[0] == 0 else (0, 10)))
-    with pytest.raises(Reject) as refused:
-        fold(ingest("SD", periods=periods), at=at(1), held=held, root_version=1)
-    assert refused.value.code == "period_gap"
+@pytest.mark.parametrize("jump", [(29935973, 10), (0, 10), (29934953 - 1011, 10)], ids=["off air", "wrapped", "back"])
+def test_a_clock_that_jumps_opens_a_span(jump):
+    """An encoder that was off air, or whose counter began anew, gets the periods it asks for and none between."""
+    held = folded(ingest("SD", periods=(29934953, 10)))
+    live = folded(ingest("SD", periods=jump), held=held, start=1).versions[0].live
+    assert [(span[0], span[-1]) for span in spans(live)] == [(29934953, 29934962), (jump[0], jump[0] + 9)]
+    back = folded(ingest("SD", periods=(29934960, 10)), ingest("SD", periods=jump), held=held, start=1)
+    assert spans(back.versions[0].live)[0] == range(29934953, 29934970)
+
+
+def test_a_version_takes_only_so_many_jumps_and_a_new_one_begins_anew():
+    """The refusal says what to send; a rotation keeps the newest periods alone, and the channel goes on."""
+    jumps = [ingest("SD", periods=(5000 * number, 10)) for number in range(MAX_SPANS + 2)]
+    held = folded(*jumps[:-1])
+    assert len(held.versions[0].live.earlier) == MAX_SPANS
+    with pytest.raises(Reject, match="send the next key_version") as refused:
+        folded(jumps[-1], held=held, start=90)
+    assert (refused.value.field, refused.value.code) == ("periods.first_index", "period_gap")
+    assert folded(jumps[0], held=held, start=90).versions == held.versions
+    renewed = folded(rotate(2), ingest("SD", key_version=2, periods=(5000 * len(jumps), 10)), held=held, start=90)
+    assert len(spans(renewed.versions[1].live)) == 2
+    assert renewed.versions[0] == held.versions[0]
 
 
 def test_periods_never_leave_the_calendar():

@@ -1,5 +1,5 @@
 # One image for every program; docker-compose.yml gives each its command.
-FROM python:3.13-slim
+FROM python:3.13.9-slim@sha256:326df678c20c78d465db501563f3492d17c42a4afe33a1f2bf5406a1d56b0e86
 WORKDIR /opt/keymill
 COPY requirements-run.lock pyproject.toml README.md ./
 RUN pip install --no-cache-dir --only-binary :all: --require-hashes -r requirements-run.lock

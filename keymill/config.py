@@ -19,6 +19,11 @@ from keymill.errors import Misconfigured
 from keymill.upstream_settings import Upstream
 
 
+def _split(value: Any) -> Any:
+    """A list that a variable holds as one text."""
+    return tuple(filter(None, (part.strip() for part in value.split(",")))) if isinstance(value, str) else value
+
+
 class Settings(BaseModel):
     """What every program needs."""
 
@@ -72,14 +77,33 @@ class HttpSettings(Settings):
         0, ge=0, le=1_000_000,
         description="connections of one process; the idlest goes where there are more. 0: what its open files allow",
     )  # fmt: skip
+    trusted_proxies: tuple[str, ...] = Field(
+        (), description="addresses and networks whose X-Forwarded-For is believed, separated by commas in the variable"
+    )
+    admin_host: str = Field(
+        "127.0.0.1", description="address of the admin port, which is for those who operate the program"
+    )
+    admin_on_main_port: bool = Field(
+        False, description="/metrics, /docs and /openapi.json on the callers' port, and no admin port"
+    )
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _split_proxies(cls, value: Any) -> Any:
+        return _split(value)
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(ipaddress.ip_network(network)) for network in value)
 
     def require_tls(self) -> None:
         """Raise `Misconfigured` when the program would answer in clear text beyond loopback."""
         if (self.tls_cert is None) != (self.tls_key is None):
             raise Misconfigured("tls_cert and tls_key go together: give both or neither")
-        if self.host in ("127.0.0.1", "::1", "localhost") or self.tls_cert or self.behind_tls_proxy:
-            return
-        raise Misconfigured(f"listening on {self.host} needs --tls-cert and --tls-key, or --behind-tls-proxy")
+        for host in (self.host,) if self.admin_on_main_port else (self.host, self.admin_host):
+            if host not in ("127.0.0.1", "::1", "localhost") and not self.tls_cert and not self.behind_tls_proxy:
+                raise Misconfigured(f"listening on {host} needs --tls-cert and --tls-key, or --behind-tls-proxy")
 
 
 class ProcessorSettings(Settings):
@@ -104,6 +128,9 @@ class GatewaySettings(HttpSettings):
     """`keymill gateway`."""
 
     gateway_port: int = Field(8080, ge=0, le=65535, description="port of the control-plane API; 0 takes a free one")
+    gateway_admin_port: int = Field(
+        0, ge=0, le=65535, description="the gateway's port of /metrics, /docs and /openapi.json; 0 takes a free one"
+    )
     wait_s: float = Field(
         10.0, ge=0, le=60, description="seconds a request waits for its record; then ?wait=1 is 202, a policy's 503"
     )
@@ -125,6 +152,9 @@ class ProxySettings(HttpSettings):
     """`keymill proxy`."""
 
     proxy_port: int = Field(8081, ge=0, le=65535, description="port players ask; 0 takes a free one")
+    proxy_admin_port: int = Field(
+        0, ge=0, le=65535, description="the proxy's port of /metrics, /docs and /openapi.json; 0 takes a free one"
+    )
     workers: int = Field(1, ge=1, le=64, description="HTTP worker processes over one shared cache")
     max_staleness_s: int = Field(
         86_400,
@@ -140,23 +170,15 @@ class ProxySettings(HttpSettings):
         False,
         description="refuse a license of any organization unless the token's user is entitled to the asset's product",
     )
-    trusted_proxies: tuple[str, ...] = Field(
-        (), description="addresses and networks whose X-Forwarded-For is believed, separated by commas in the variable"
-    )
     upstream_allow: tuple[str, ...] = Field(
         (), description="hosts that license servers may be at, names or addresses, separated by commas in the variable"
     )
     upstreams: dict[str, Upstream] = Field({}, description="license servers, a table each: see below")
 
-    @field_validator("trusted_proxies", "upstream_allow", mode="before")
+    @field_validator("upstream_allow", mode="before")
     @classmethod
-    def _split(cls, value: Any) -> Any:
-        return tuple(filter(None, (host.strip() for host in value.split(",")))) if isinstance(value, str) else value
-
-    @field_validator("trusted_proxies")
-    @classmethod
-    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(str(ipaddress.ip_network(network)) for network in value)
+    def _split_hosts(cls, value: Any) -> Any:
+        return _split(value)
 
     @field_validator("upstream_allow")
     @classmethod
@@ -198,9 +220,15 @@ class UpSettings(ProcessorSettings, GatewaySettings, ProxySettings):
     """`keymill up`: all programs on one machine."""
 
     port_base: int = Field(
-        0, ge=0, le=65000, description="first port: Kafka, controller, gateway, proxy, processors; 0 takes free ones"
-    )
+        0, ge=0, le=65000,
+        description="first port: Kafka, controller, gateway, proxy, processors, admin ports of gateway and proxy, "
+        "and `up`; 0 takes free ones",
+    )  # fmt: skip
     processors: int = Field(1, ge=1, le=8, description="processors that `keymill up` runs")
+    up_port: int = Field(
+        0, ge=0, le=65535,
+        description="port of /healthz, /readyz, /metrics of `keymill up` itself, at `admin_host`; 0 takes a free one",
+    )  # fmt: skip
 
 
 PROGRAMS: Final[dict[str, type[Settings]]] = {

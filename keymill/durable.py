@@ -14,12 +14,20 @@ from keymill.errors import Misconfigured
 
 OWN_FILE: Final = 0o600
 OWN_FOLDER: Final = 0o700
+OWN_UMASK: Final = 0o077
 
 
 def own_folder(folder: Path) -> Path:
     """Make a folder that is ours alone, its parents too; one that exists stays as it is."""
-    folder.mkdir(parents=True, exist_ok=True, mode=OWN_FOLDER)
+    for missing in reversed([each for each in folder.parents if not each.exists()]):
+        missing.mkdir(mode=OWN_FOLDER, exist_ok=True)  # `parents=True` makes them readable by everybody
+    folder.mkdir(exist_ok=True, mode=OWN_FOLDER)
     return folder
+
+
+def keep_private() -> None:
+    """Let all that this program and its children make from now on be theirs alone, a library's files too."""
+    os.umask(OWN_UMASK)
 
 
 def open_own(path: Path, flags: int) -> int:

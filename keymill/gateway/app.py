@@ -7,21 +7,25 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from keymill.core.bodies import IngestBody, PolicyBody, RestoreBody, RevokeBody, RotateBody
 from keymill.errors import KeymillError
 from keymill.gateway import openapi, openapi_naver, openapi_policies
 from keymill.gateway.answers import AssetAnswer
+from keymill.gateway.asking import PROGRAM, Asking
 from keymill.gateway.assets import Assets
 from keymill.gateway.dialects.naver_route import PREFIX, NaverApi, error_of, handles
 from keymill.gateway.dialects.widevine_route import WidevineDoor
 from keymill.gateway.entitlements import Entitlements
 from keymill.gateway.policy_api import PolicyApi
 from keymill.gateway.service import Service
-from keymill.http.health import health_routes
-from keymill.http.openapi import Json, page
+from keymill.http.admin import ByPort, admin_application, described_routes
+from keymill.http.health import health_routes, probe_routes
+from keymill.http.openapi import Json
 from keymill.http.problems import HANDLERS, problem_of
+from keymill.http.server import dress
 from keymill.snapshot import gauges
 from keymill.snapshot.follower import Follower
 from keymill.snapshot.reader import SnapshotReader
@@ -59,6 +63,20 @@ class CaughtUp:
         return self._follower.failure or self._reader.state().degraded() if self._once else None
 
 
+def application(service: Service, follower: Follower, *, main_port: int, admin_port: int | None) -> ASGIApp:
+    """The ASGI application on both ports; without an admin port everything is on the main one."""
+    web = build_app(service, follower)
+    if admin_port is None:
+        web.router.routes.extend([*health_routes(service.readiness), *described_routes(web.openapi)])
+    else:
+        web.router.routes.extend(probe_routes(service.readiness))
+    main = Asking(dress(web, program=PROGRAM), trusted=service.settings.trusted_proxies)
+    if admin_port is None:
+        return main
+    admin = admin_application(service.readiness, web.openapi, program=PROGRAM, main_port=main_port)
+    return ByPort(main, admin, admin_port)
+
+
 def build_app(service: Service, follower: Follower) -> FastAPI:
     """The application over one `Service`; its life span starts and stops what the service uses."""
 
@@ -85,18 +103,13 @@ def build_app(service: Service, follower: Follower) -> FastAPI:
         description="Asset events in, key identities out. The gateway says events and reads a view; it makes no keys.",
         lifespan=span,
         exception_handlers=_HANDLERS,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
     _add_routes(app, service)
-    app.router.routes.extend(health_routes(service.readiness))
     app.openapi = openapi.completed(app.openapi)  # type: ignore[method-assign]
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs(_request: Request) -> Response:
-        return HTMLResponse(page(app.openapi()))
-
     return app
 
 

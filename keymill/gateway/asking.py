@@ -1,11 +1,13 @@
 """Who is asking the gateway right now: kept for the audit trail while one request is answered."""
 
+from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from keymill import telemetry
+from keymill.http.client_address import HEADER, ClientAddress
 from keymill.trail.line import ACCEPTED, AuditLine, name_of
 from keymill.trail.recorder import utc
 from schemas.audit import EventPlace, What
@@ -13,20 +15,30 @@ from schemas.audit import EventPlace, What
 caller: Final[ContextVar[str]] = ContextVar("caller", default="")
 """Id of the credential that proved who asks; empty until one has."""
 client: Final[ContextVar[str]] = ContextVar("client", default="")
-"""The connection's IP address."""
+"""IP address of who asks; empty where a trusted proxy names none."""
 PROGRAM: Final = "gateway"
 
 
 class Asking:
-    """ASGI middleware: a request begins without a caller, from its connection's address."""
+    """
+    ASGI middleware: a request begins without a caller, from its client's address.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        trusted: proxies whose X-Forwarded-For is believed.
+    """
+
+    def __init__(self, app: ASGIApp, *, trusted: Iterable[str] = ()) -> None:
         self._app = app
+        self._address = ClientAddress(trusted)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
         peer = scope.get("client")
-        called, connected = caller.set(""), client.set(peer[0] if peer else "")
+        forwarded = ",".join(value.decode("latin-1") for name, value in scope["headers"] if name == HEADER)
+        called, connected = caller.set(""), client.set(self._address.of(peer[0] if peer else "", forwarded))
         try:
             await self._app(scope, receive, send)
         finally:

@@ -6,14 +6,15 @@ from typing import Final
 from keymill import telemetry
 from keymill.config import GatewaySettings
 from keymill.errors import Misconfigured
-from keymill.gateway.app import VIEW, CaughtUp, build_app
-from keymill.gateway.asking import PROGRAM, Asking
+from keymill.gateway.app import VIEW, CaughtUp, application
+from keymill.gateway.asking import PROGRAM
 from keymill.gateway.deadletters import DeadLetters
 from keymill.gateway.intake import Intake
 from keymill.gateway.service import Service
 from keymill.gateway.waiting import Waiter
+from keymill.http.admin import listen_admin, port_of
 from keymill.http.health import Readiness
-from keymill.http.server import dress, listen, serve
+from keymill.http.server import listen, serve
 from keymill.kafka.admin import require_topics
 from keymill.kafka.authentication import install
 from keymill.kafka.producer import Publisher
@@ -51,6 +52,7 @@ def run(settings: GatewaySettings) -> int:
     install(RecordKeys(lambda: keyring))
     adopted = require_topics(settings.bootstrap, [*VIEW, *(topic.name for topic in WRITTEN), topics.DEAD_LETTERS.name])
     bound = listen(settings.host, settings.gateway_port)
+    admin = listen_admin(settings, settings.gateway_admin_port, bound)
     folder = settings.data / "views" / "gateway"
     client = {"bootstrap.servers": settings.bootstrap}
     follower = Follower(
@@ -72,9 +74,13 @@ def run(settings: GatewaySettings) -> int:
             settings, reader, intake, changes, publisher, letters, waiter, keyring, readiness, audit,
             adopted[topics.ENTITLEMENTS.name],
         )  # fmt: skip
-        app = Asking(dress(build_app(service, follower), program=PROGRAM))
+        app = application(
+            service, follower, main_port=port_of(bound), admin_port=port_of(admin) if admin else None
+        )  # fmt: skip
         with _reporter(service):
-            return serve(app, settings=settings, bound=bound, readiness=readiness, on_stop=waiter.stop)
+            return serve(
+                app, settings=settings, bound=bound, readiness=readiness, on_stop=waiter.stop, admin=admin
+            )  # fmt: skip
 
 
 def _reporter(service: Service) -> Reporter:

@@ -53,8 +53,8 @@ class Readiness:
             raise NotReady(reason)
 
 
-def health_routes(readiness: Readiness) -> list[BaseRoute]:
-    """The three routes; they need no credential and show no secret."""
+def probe_routes(readiness: Readiness) -> list[BaseRoute]:
+    """/healthz and /readyz, for whoever sends work here; they need no credential and show no secret."""
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -65,10 +65,16 @@ def health_routes(readiness: Readiness) -> list[BaseRoute]:
         degraded = readiness.degraded()
         return JSONResponse({"status": "ready"} | ({"degraded": degraded} if degraded else {}))
 
+    return [Route("/healthz", healthz), Route("/readyz", readyz)]
+
+
+def health_routes(readiness: Readiness) -> list[BaseRoute]:
+    """The probes, and /metrics: for those who operate the program."""
+
     async def metrics(_request: Request) -> Response:
         return PlainTextResponse(generate_latest(_registry()), media_type=CONTENT_TYPE_LATEST)
 
-    return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
+    return [*probe_routes(readiness), Route("/metrics", metrics)]
 
 
 def _registry() -> CollectorRegistry:

@@ -50,11 +50,11 @@ def schemas_of(kinds: Iterable[type[Any]]) -> Json:
 
 
 def common(paths: Json) -> Json:
-    """*paths* with what holds for every program: the limit of a request's head, and the health endpoints."""
+    """*paths* with what holds for every program: the limit of a request's head, and the probes."""
     for operations in paths.values():
         for operation in operations.values():
             operation["responses"]["431"] = problem("the head has more than 64 KiB; no endpoint was asked")
-    return paths | _HEALTH
+    return paths | _PROBES
 
 
 def page(document: Json) -> str:
@@ -111,12 +111,11 @@ _STATUS: Final[Json] = {
     "properties": {"status": {"type": "string"}},
     "required": ["status"],
 }
-_HEALTH: Final = {
+_PROBES: Final = {
     "/healthz": _probe("The process answers", ("200", _plain("it does", "application/json", _STATUS))),
     "/readyz": _probe(
         "Whether work should be sent here",
         ("200", _plain("it should", "application/json", _STATUS)),
         ("503", problem("not now; `detail` says why")),
     ),
-    "/metrics": _probe("Prometheus metrics", ("200", _plain("all of them", "text/plain", {"type": "string"}))),
 }

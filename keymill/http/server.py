@@ -67,10 +67,11 @@ def url_of(bound: socket.socket, settings: Settings) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def announce(url: str) -> None:
-    """Tell whoever started this program where it answers: one line of JSON on stdout."""
+def announce(url: str, admin: str = "") -> None:
+    """Tell whoever started this program where it answers callers and who operates it: one line of JSON on stdout."""
+    line = {"listening": url} | ({"admin": admin} if admin else {})
     with contextlib.suppress(BrokenPipeError):
-        os.write(1, json.dumps({"listening": url}).encode() + b"\n")
+        os.write(1, json.dumps(line).encode() + b"\n")
 
 
 def serve(
@@ -80,7 +81,7 @@ def serve(
     bound: socket.socket,
     readiness: Readiness | None = None,
     on_stop: Callable[[], None] | None = None,
-    announced: bool = True,
+    admin: socket.socket | None = None,
 ) -> int:
     """
     Serve until a signal; return the exit code. Call in the main thread.
@@ -88,7 +89,7 @@ def serve(
     Args:
         readiness: marked as stopping as soon as the signal comes.
         on_stop: called in the event loop before requests are waited for, to end long waits.
-        announced: call `announce` once the application answers.
+        admin: served too; the application tells by the port (`keymill.http.admin`).
 
     Raises:
         KeymillError: what the application's life span raised at its start.
@@ -96,9 +97,10 @@ def serve(
     if isinstance(settings, HttpSettings):
         settings.require_tls()
     span = _Span(app)
-    server = _Server(_config(span, settings), readiness, on_stop, url_of(bound, settings) if announced else "")
+    sockets = [bound, admin] if admin else [bound]
+    server = _Server(_config(span, settings), readiness, on_stop, [url_of(each, settings) for each in sockets])
     try:
-        server.run(sockets=[bound])
+        server.run(sockets=sockets)
     except SystemExit as error:
         if span.failure is not None:
             raise span.failure from None
@@ -178,12 +180,12 @@ class _Server(uvicorn.Server):
     """uvicorn with our signals, and a line on stdout when it answers."""
 
     def __init__(
-        self, config: uvicorn.Config, readiness: Readiness | None, on_stop: Callable[[], None] | None, url: str
+        self, config: uvicorn.Config, readiness: Readiness | None, on_stop: Callable[[], None] | None, urls: list[str]
     ) -> None:
         super().__init__(config)
         self._readiness = readiness
         self._on_stop = on_stop
-        self._url = url
+        self._urls = urls
         self._seen: set[int] = set()
 
     @contextlib.contextmanager
@@ -210,8 +212,8 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then say where."""
         await super().startup(sockets)
-        if self._url and not self.should_exit:
-            announce(self._url)
+        if not self.should_exit:
+            announce(*self._urls)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the long waits, then finish."""

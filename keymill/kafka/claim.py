@@ -8,7 +8,7 @@ from base64 import urlsafe_b64encode
 from pathlib import Path
 from typing import IO
 
-from keymill.durable import open_own, replace_own
+from keymill.durable import open_own, own_folder, replace_own
 from keymill.errors import Corrupt, Misconfigured
 from keymill.kafka.distribution import VERSION
 
@@ -21,7 +21,7 @@ def hold(data: Path) -> IO[str]:
         Misconfigured: another program holds it, or the folder cannot be written.
     """
     try:
-        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        own_folder(data)
         # Not "w": the file names its owner for whoever comes second.
         file = os.fdopen(open_own(data / "lock", os.O_RDWR | os.O_CREAT), "r+", encoding="ascii")
     except OSError as error:

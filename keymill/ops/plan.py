@@ -9,7 +9,7 @@ from keymill.ops.supervise import Child
 from keymill.settings_text import as_environment
 
 PORTS = ("kafka", "controller", "gateway", "proxy")
-"""In this order from `port_base` on; the processors follow."""
+"""In this order from `port_base` on; the processors follow, the admin ports of gateway and proxy, and our own."""
 
 
 def children_of(settings: UpSettings, bootstrap: str, file: Path | None) -> dict[str, list[Child]]:
@@ -36,14 +36,26 @@ def children_of(settings: UpSettings, bootstrap: str, file: Path | None) -> dict
         )
         for index in range(settings.processors)
     ]
-    gateway = as_environment(settings, GatewaySettings, bootstrap=bootstrap, gateway_port=gateway_port)
-    proxy = as_environment(settings, ProxySettings, bootstrap=bootstrap, proxy_port=proxy_port)
+    gateway = as_environment(
+        settings, GatewaySettings, bootstrap=bootstrap, gateway_port=gateway_port,
+        gateway_admin_port=_given(settings, "gateway_admin_port") or next(ports),
+    )  # fmt: skip
+    proxy = as_environment(
+        settings, ProxySettings, bootstrap=bootstrap, proxy_port=proxy_port,
+        proxy_admin_port=_given(settings, "proxy_admin_port") or next(ports),
+    )  # fmt: skip
     tables = {"KEYMILL_SETTINGS": str(file.absolute())} if file else {}
     return {
         "processor": processors,
         "gateway": [Child("gateway", ["gateway"], gateway, trusts=settings.tls_cert)],
         "proxy": [Child("proxy", ["proxy"], proxy | tables, trusts=settings.tls_cert)],
     }
+
+
+def own_port(settings: UpSettings) -> int:
+    """Return the port of `keymill up` itself: the one that is given, else the next from `port_base` on, else 0."""
+    after = len(PORTS) + settings.processors + 2
+    return settings.up_port or (settings.port_base + after if settings.port_base else 0)
 
 
 def _given(settings: UpSettings, name: str) -> int:

@@ -17,6 +17,7 @@ from keymill.config import (
     UpSettings,
     load,
 )
+from keymill.durable import keep_private
 from keymill.errors import KeymillError
 from keymill.ops.address import bootstrap_of
 from keymill.ops.exits import exit_code_of, worded
@@ -24,6 +25,9 @@ from keymill.ops.options import Bootstrap, Data, File, Host
 from keymill.process import end_with_parent
 
 Port = Annotated[int | None, typer.Option("--port", help="port to listen on, 0 takes a free one")]
+AdminPort = Annotated[
+    int | None, typer.Option("--admin-port", help="port of /metrics, /docs and /openapi.json, 0 takes a free one")
+]
 Cert = Annotated[Path | None, typer.Option("--tls-cert", help="PEM certificate chain")]
 Key = Annotated[Path | None, typer.Option("--tls-key", help="PEM private key")]
 BehindTls = Annotated[bool | None, typer.Option("--behind-tls-proxy", help="a TLS proxy stands in front")]
@@ -72,6 +76,7 @@ def gateway(
     bootstrap: Bootstrap = None,
     host: Host = None,
     port: Port = None,
+    admin_port: AdminPort = None,
     tls_cert: Cert = None,
     tls_key: Key = None,
     behind_tls_proxy: BehindTls = None,
@@ -83,6 +88,7 @@ def gateway(
     given = {
         "host": host,
         "gateway_port": port,
+        "gateway_admin_port": admin_port,
         "tls_cert": tls_cert,
         "tls_key": tls_key,
         "behind_tls_proxy": behind_tls_proxy,
@@ -96,6 +102,7 @@ def proxy(
     bootstrap: Bootstrap = None,
     host: Host = None,
     port: Port = None,
+    admin_port: AdminPort = None,
     workers: Annotated[int | None, typer.Option(help="HTTP worker processes")] = None,
     tls_cert: Cert = None,
     tls_key: Key = None,
@@ -108,6 +115,7 @@ def proxy(
     given = {
         "host": host,
         "proxy_port": port,
+        "proxy_admin_port": admin_port,
         "tls_cert": tls_cert,
         "tls_key": tls_key,
         "behind_tls_proxy": behind_tls_proxy,
@@ -149,6 +157,7 @@ def _logged(command: Callable[..., int]) -> Callable[..., int]:
 
 
 def _load(kind: type[T], file: Path | None, parent: int | None, **given: Any) -> T:
+    keep_private()
     if parent is not None:
         end_with_parent(parent)
     return load(kind, file=file, **given)

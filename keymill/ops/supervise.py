@@ -49,7 +49,7 @@ class Child:
     """
     One program as a child process.
 
-    Its stdout is one line of JSON, `{"listening": "http://…"}`, when it answers.
+    Its stdout is one line of JSON, `{"listening": "http://…"}`, when it answers, with `admin` where it has such a port.
 
     Args:
         environment: what it gets beside our own.
@@ -69,7 +69,7 @@ class Child:
         self.name = name
         self._log = log
         self.environment = dict(environment)
-        self.url = ""
+        self.url = self.admin_url = ""
         self._command = [*program, *command, "--parent", str(os.getpid())]
         self._asks = _opener(trusts)
         self._process: subprocess.Popen[bytes] | None = None
@@ -111,7 +111,8 @@ class Child:
             raise Unavailable(
                 f"the {self.name} did not start (exit status {status}): its reason stands in the log above"
             )
-        self.url = json.loads(line)["listening"]
+        told = json.loads(line)
+        self.url, self.admin_url = told["listening"], told.get("admin", told["listening"])
 
     def wait_ready(self, stopped: Stopped = _never) -> None:
         """Wait until it says 200 to /readyz, or until *stopped*."""

@@ -16,16 +16,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+from starlette.applications import Starlette
+
 from keymill import telemetry
 from keymill.config import UpSettings
 from keymill.durable import own_folder
 from keymill.errors import KeymillError
+from keymill.http.health import STOPPING, Readiness, health_routes
+from keymill.http.server import ServingThread, dress, listen, url_of
 from keymill.kafka.admin import create_topics
 from keymill.kafka.embedded import EmbeddedKafka
 from keymill.ops.access import prepare_keys
 from keymill.ops.address import write_address
 from keymill.ops.demo_organization import ensure_demo
-from keymill.ops.plan import children_of
+from keymill.ops.plan import children_of, own_port
 from keymill.ops.supervise import Child
 
 WATCH_S: Final = 0.1
@@ -50,11 +54,35 @@ class Up:
         self._demo: dict[str, str] = {}
         self._address: dict[str, Any] = {}
         self._noted = True
+        self._readiness = Readiness(self._waits_for)
+        self._url = ""
 
     def run(self) -> int:
         """Run until a signal; returns the exit code."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
+        with self._served():
+            return self._run()
+
+    @contextmanager
+    def _served(self) -> Iterator[None]:
+        """How it is doing itself, from the first moment on."""
+        settings = self._settings
+        bound = listen(settings.admin_host, own_port(settings))
+        self._url = url_of(bound, settings)
+        web = dress(Starlette(routes=health_routes(self._readiness)), program="up")
+        served = ServingThread(web, settings=settings, bound=bound).start()
+        try:
+            yield
+        finally:
+            served.close()
+
+    def _waits_for(self) -> str | None:
+        if self._stop.is_set():
+            return STOPPING
+        return None if self._address else "the programs are starting"
+
+    def _run(self) -> int:
         try:
             self._start()
             while not self._stop.wait(WATCH_S):
@@ -120,6 +148,7 @@ class Up:
             "service": {"name": "demo", "version": "1.0"},
             "pids": pids,
             "health": {"processor": [child.url for child in self._children["processor"]]},
+            "admin": {"up": self._url, "gateway": gateway.admin_url, "proxy": proxy.admin_url},
         }
 
     def _watch(self) -> None:

@@ -6,14 +6,12 @@ A worker refuses licenses as not ready until its view's folder can be opened, an
 
 from typing import Final
 
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from keymill.errors import KeymillError
-from keymill.http.health import health_routes
-from keymill.http.openapi import page
+from keymill.http.admin import ByPort, admin_application, described_routes
+from keymill.http.health import health_routes, probe_routes
 from keymill.http.problems import HttpReject
 from keymill.http.server import dress
 from keymill.proxy import openapi
@@ -21,31 +19,40 @@ from keymill.proxy.door import LicenseDoor
 from keymill.proxy.life import Life
 from keymill.proxy.routes import route_of
 
-BESIDE: Final = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"})
+PROGRAM: Final = "proxy"
 _ASKED_WITH: Final = {
     "POST": "a license is asked for with POST, the player's challenge as the body",
     "GET": "a clear HLS key is asked for with GET",
 }
 
 
-def application(life: Life) -> ASGIApp:
-    """The ASGI application of one worker."""
-    return LicenseDoor(life, beside=dress(_Others(life), program="proxy", cors=True))
+def application(life: Life, *, main_port: int = 0, admin_port: int | None = None) -> ASGIApp:
+    """The ASGI application of one worker on both ports; without an admin port everything is on the main one."""
+    if admin_port is None:
+        routes = [*health_routes(life.readiness), *described_routes(openapi.document)]
+    else:
+        routes = probe_routes(life.readiness)
+    main = LicenseDoor(life, beside=dress(_Others(life, routes), program=PROGRAM, cors=True))
+    if admin_port is None:
+        return main
+    admin = admin_application(life.readiness, openapi.document, program=PROGRAM, main_port=main_port)
+    return ByPort(main, admin, admin_port)
 
 
 class _Others:
     """The life span, the routes beside the licenses, and what is no license request."""
 
-    def __init__(self, life: Life) -> None:
+    def __init__(self, life: Life, routes: list[BaseRoute]) -> None:
         self._life = life
-        self._beside = Router(routes=[*health_routes(life.readiness), *_described()])
+        self._beside = Router(routes=routes)
+        self._paths = frozenset(route.path for route in routes if isinstance(route, Route))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
             return
         path: str = scope["path"]
-        if path in BESIDE:
+        if path in self._paths:
             await self._beside(scope, receive, send)
             return
         found = route_of(path)
@@ -66,15 +73,3 @@ class _Others:
         await receive()
         await self._life.stop()
         await send({"type": "lifespan.shutdown.complete"})
-
-
-def _described() -> list[BaseRoute]:
-    """The OpenAPI document and its page."""
-
-    async def document(_request: Request) -> Response:
-        return JSONResponse(openapi.document())
-
-    async def docs(_request: Request) -> Response:
-        return HTMLResponse(page(openapi.document()))
-
-    return [Route("/openapi.json", document), Route("/docs", docs)]

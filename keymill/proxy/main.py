@@ -11,12 +11,16 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from keymill import telemetry
 from keymill.config import ProxySettings
+from keymill.durable import own_folder
 from keymill.errors import Misconfigured
+from keymill.http.admin import listen_admin
 from keymill.http.server import announce, listen, url_of
 from keymill.kafka.reporting import Observation, Reporter, held_keks, reporter_of
 from keymill.kms.keyfile import KeyFile
@@ -33,6 +37,7 @@ from schemas import topics
 TOPICS: Final = tuple(
     topic.name for topic in (topics.KEYS, topics.POLICIES, topics.ENTITLEMENTS, topics.SERVICES, topics.CREDENTIALS)
 )
+S = TypeVar("S", bound=socket.socket | None)
 TEND_S: Final = 0.05
 PORT_WAIT_S: Final = 3.0
 """The workers of a proxy that was killed let go of its port within this."""
@@ -48,12 +53,14 @@ def run(settings: ProxySettings) -> int:
         raise Misconfigured("bootstrap (KEYMILL_BOOTSTRAP) is empty: name the Kafka brokers, or run `keymill up`")
     KeyFile(settings.keys_path)
     # (2)
-    with _listen(settings, stop) as bound:
-        _serve(settings, bound, stop)
+    with _patiently(lambda: listen(settings.host, settings.proxy_port), stop) as bound:
+        admin = _patiently(lambda: listen_admin(settings, settings.proxy_admin_port, bound), stop)
+        with admin or nullcontext():
+            _serve(settings, bound, admin, stop)
     return 0
 
 
-def _serve(settings: ProxySettings, bound: socket.socket, stop: threading.Event) -> None:
+def _serve(settings: ProxySettings, bound: socket.socket, admin: socket.socket | None, stop: threading.Event) -> None:
     folder = settings.data / "views" / VIEW
     client: dict[str, str | int | bool] = {"bootstrap.servers": settings.bootstrap}
     size = settings.map_size_gib * GIB
@@ -61,14 +68,14 @@ def _serve(settings: ProxySettings, bound: socket.socket, stop: threading.Event)
     key_file, level = settings.keys_path, settings.log_level
     with Follower(folder, TOPICS, client, key_file=key_file, map_size=size, log_level=level) as follower:
         # (4)
-        pool = Pool(settings, bound, parent=os.getpid(), environment=_environment(settings))
+        pool = Pool(settings, bound, admin, parent=os.getpid(), environment=_environment(settings))
         sender = sender_of(spool_folder(settings.data, VIEW), settings.bootstrap)
         with _reporter(settings, folder, pool, stop):
             try:
                 pool.start()
                 sender.start()
                 pool.tend()
-                announce(url_of(bound, settings))
+                announce(url_of(bound, settings), url_of(admin, settings) if admin else "")
                 while not stop.wait(TEND_S):
                     follower.tend()
                     pool.tend()
@@ -87,11 +94,11 @@ def _reporter(settings: ProxySettings, folder: Path, pool: Pool, stop: threading
     return reporter_of(settings, VIEW, observe)
 
 
-def _listen(settings: ProxySettings, stop: threading.Event) -> socket.socket:
+def _patiently(listens: Callable[[], S], stop: threading.Event) -> S:
     deadline = time.monotonic() + PORT_WAIT_S
     while True:
         try:
-            return listen(settings.host, settings.proxy_port)
+            return listens()
         except Misconfigured:
             if time.monotonic() >= deadline or stop.wait(TEND_S):
                 raise
@@ -109,7 +116,7 @@ def _environment(settings: ProxySettings) -> dict[str, str]:
 
 def _empty(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, mode=0o700)
+    own_folder(folder)
 
 
 def _stop_on_signal() -> threading.Event:

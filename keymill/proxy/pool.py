@@ -12,6 +12,7 @@ import msgspec
 
 from keymill import telemetry
 from keymill.config import ProxySettings
+from keymill.durable import own_folder
 from keymill.errors import Misconfigured
 from keymill.proxy.standing import Standing, StandingFile, together
 from keymill.proxy.worker import EXIT_STOP, Told
@@ -52,7 +53,7 @@ class WorkerHandle:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=self._environment,
-            pass_fds=(self._told.listening,),
+            pass_fds=tuple(each for each in (self._told.listening, self._told.admin) if each >= 0),
             start_new_session=True,  # Ctrl-C is for the proxy, which stops its workers in order
         )
         assert self._child.stdin is not None
@@ -124,14 +125,23 @@ class WorkerHandle:
 
 
 class Pool:
-    """All workers on one socket, whose connections wait for the others while one is started again."""
+    """All workers on the same sockets, whose connections wait for the others while one is started again."""
 
     def __init__(
-        self, settings: ProxySettings, bound: socket.socket, *, parent: int, environment: Mapping[str, str]
+        self,
+        settings: ProxySettings,
+        bound: socket.socket,
+        admin: socket.socket | None = None,
+        *,
+        parent: int,
+        environment: Mapping[str, str],
     ) -> None:
         folder = settings.data / "views" / "proxy-standing"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        whole = Told(settings=told(settings), listening=bound.fileno(), parent=parent, standing="")
+        own_folder(folder)
+        whole = Told(
+            settings=told(settings), listening=bound.fileno(), admin=admin.fileno() if admin else -1, parent=parent,
+            standing="",
+        )  # fmt: skip
         self._stop_timeout_s = settings.stop_timeout_s
         self.workers = [
             WorkerHandle(msgspec.structs.replace(whole, standing=str(folder / f"{number}.json")), environment)

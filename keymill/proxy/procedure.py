@@ -200,4 +200,4 @@ async def _forward(request: LicenseRequest, decided: License | Certificate, mean
     claims = decided.granted.claims
     if claims.jti is None or request.parse_only or isinstance(outcome, Refusal):
         return outcome
-    return outcome if means.used.take(claims.organization, claims.jti, claims.exp_ms) else _USED
+    return outcome if await means.used.use(claims.organization, claims.jti, claims.exp_ms) else _USED

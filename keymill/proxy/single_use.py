@@ -1,18 +1,20 @@
 """
 Tokens that may be used once: their ids, kept until they expire, shared by the workers of this proxy.
 
-The promise ends at this proxy's data folder: another proxy does not know what was used here (docs/tokens.md).
+An id is on disk before the license goes out, so that no crash of the machine gives a second use. The promise ends at
+this proxy's data folder: another proxy does not know what was used here (docs/tokens.md).
 """
 
+import asyncio
 import hashlib
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import lmdb
 
+from keymill.durable import own_folder
 from keymill.errors import Unavailable
 
 MAX_USED: Final = 1_000_000
@@ -22,13 +24,22 @@ SWEEP_S: Final = 60.0
 _DIGEST_SIZE: Final = 16
 
 
+class Use(NamedTuple):
+    """An id, and until when it must be remembered."""
+
+    organization: str
+    jti: str
+    exp_ms: int
+
+
 class UsedTokens:
     """A file of used ids. Any number of processes may share it; open it in the process that uses it."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._env = lmdb.open(str(folder), map_size=MAP_SIZE, sync=False, metasync=False, max_dbs=1, mode=0o600)
-        self._closed = threading.Event()
+        own_folder(folder)
+        self._env = lmdb.open(str(folder), map_size=MAP_SIZE, max_dbs=1, mode=0o600)
+        self._waiting: list[tuple[Use, asyncio.Future[bool]]] = []
+        self._writing: asyncio.Task[None] | None = None
 
     def was_used(self, organization: str, jti: str) -> bool:
         """
@@ -40,20 +51,53 @@ class UsedTokens:
         with _unavailable(), self._env.begin() as txn:
             return txn.get(_key(organization, jti)) is not None
 
-    def take(self, organization: str, jti: str, exp_ms: int) -> bool:
+    async def use(self, organization: str, jti: str, exp_ms: int) -> bool:
         """
-        Use an id; False when it was used before.
+        Use an id; False when it was used before. Those who wait for the disk together share its next write.
 
         Raises:
-            Unavailable: it cannot be remembered, since the disk or the store is full: then it is not let through.
+            Unavailable: as `take`.
         """
-        key = _key(organization, jti)
+        taken: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append((Use(organization, jti, exp_ms), taken))
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write())
+        return await taken
+
+    async def _write(self) -> None:
+        """Take what waits, and what comes meanwhile."""
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            outcome: list[bool] | Unavailable
+            try:
+                outcome = await asyncio.to_thread(self.take, [use for use, _ in batch])
+            except Unavailable as error:
+                outcome = error
+            for index, (_, taken) in enumerate(batch):
+                if taken.done():
+                    continue  # whoever asked went away
+                if isinstance(outcome, Unavailable):
+                    taken.set_exception(Unavailable(str(outcome)))
+                else:
+                    taken.set_result(outcome[index])
+        self._writing = None
+
+    def take(self, uses: Sequence[Use]) -> list[bool]:
+        """
+        Use ids, durably when this returns: whether each was still unused.
+
+        Raises:
+            Unavailable: they cannot be remembered, since the disk or the store is full: then none is let through.
+        """
         with _unavailable(), self._env.begin(write=True) as txn:
             if txn.stat()["entries"] >= MAX_USED:
                 raise Unavailable(
                     f"{MAX_USED} used tokens are remembered until they expire, and there is no room for more"
                 )
-            return bool(txn.put(key, exp_ms.to_bytes(8, "big"), overwrite=False))
+            return [
+                bool(txn.put(_key(use.organization, use.jti), use.exp_ms.to_bytes(8, "big"), overwrite=False))
+                for use in uses
+            ]
 
     def sweep(self, now_ms: int) -> int:
         """Forget ids whose tokens have expired; how many. Raises `Unavailable` when the disk is full."""

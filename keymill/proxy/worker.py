@@ -17,6 +17,7 @@ import msgspec
 from keymill import telemetry
 from keymill.config import ProxySettings
 from keymill.errors import KeymillError, Stop
+from keymill.http.admin import port_of
 from keymill.http.server import serve
 from keymill.kms.keyfile import KeyFile
 from keymill.process import end_with_parent
@@ -34,11 +35,13 @@ class Told(Record, frozen=True, kw_only=True):
     """
     What the parent tells a worker.
 
-    `listening` is the inherited descriptor, `parent` the process to die with, `standing` the file that it answers in.
+    `listening` and `admin` are inherited descriptors, the latter -1 where there is no admin port; `parent` is the
+    process to die with, `standing` the file that it answers in.
     """
 
     settings: dict[str, Any]
     listening: int
+    admin: int = -1
     parent: int
     standing: str
 
@@ -52,9 +55,10 @@ def main() -> int:
     _quiet()
     try:
         life = Life(settings, KeyFile(settings.keys_path), StandingFile(Path(told.standing)))
-        return serve(
-            application(life), settings=settings, bound=socket.socket(fileno=told.listening), readiness=life.readiness
-        )
+        bound = socket.socket(fileno=told.listening)
+        admin = socket.socket(fileno=told.admin) if told.admin >= 0 else None
+        app = application(life, main_port=port_of(bound), admin_port=port_of(admin) if admin else None)
+        return serve(app, settings=settings, bound=bound, readiness=life.readiness, admin=admin)
     except Stop as error:
         log.critical("worker stopped", reason=str(error))
         return EXIT_STOP

@@ -24,7 +24,7 @@ from typing import IO, Any, Final
 import lmdb
 import msgspec
 
-from keymill.durable import open_own, replace_own
+from keymill.durable import open_own, own_folder, replace_own
 from keymill.errors import Corrupt, Misconfigured, NotReady
 from keymill.snapshot.layout import DATABASES, FORMAT
 from keymill.snapshot.state import boot_id
@@ -173,7 +173,7 @@ def hold(folder: Path, wait_s: float = LOCK_WAIT_S) -> IO[str]:
         Misconfigured: another follower holds it, or the folder cannot be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        own_folder(folder)
         file = os.fdopen(open_own(folder / "lock", os.O_RDWR | os.O_CREAT), "r+", encoding="ascii")
     except OSError as error:
         raise Misconfigured(f"the view folder {folder} cannot be used: {error}") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from keymill import telemetry
+from keymill.durable import own_folder
 from keymill.errors import InvalidRecord, KeymillError
 from keymill.kafka.admin import require_topics
 from keymill.kafka.delivery import Delivery
@@ -89,7 +90,7 @@ class Sender:
 
     def start(self) -> None:
         """Begin."""
-        self._folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+        own_folder(self._folder)
         self._thread.start()
 
     def close(self) -> None:

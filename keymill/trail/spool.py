@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from keymill.durable import own_folder
 from keymill.trail import segments
 
 SEGMENT_BYTES: Final = 1 << 20
@@ -39,7 +40,7 @@ class Spool:
         Fewer than all when the bound is reached; `OSError` when the disk refuses, and then none.
         """
         self._turn()
-        self.folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+        own_folder(self.folder)
         room = self._limit - segments.usage(self.folder).size
         if self._descriptor < 0 and room < segments.BLOCK:
             return 0

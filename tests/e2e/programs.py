@@ -39,7 +39,7 @@ class Program:
     """One keymill program as a process; its log is kept, its first line says where it listens."""
 
     def __init__(self, command: str, data: Path, bootstrap: str, log: Path, **environment: str) -> None:
-        self.name, self.log, self.url = command, log, ""
+        self.name, self.log, self.url, self.admin = command, log, "", ""
         self._command = [*CLI, command, "--data", str(data), "--bootstrap", bootstrap, "--port", "0"]
         self._command += ["--parent", str(os.getpid())]
         self._environment = {**os.environ, "KEYMILL_MAP_SIZE_GIB": "4", **environment}
@@ -67,7 +67,8 @@ class Program:
             assert self.process.stdout is not None
             line = self.process.stdout.readline()
             assert line, self.tail()
-            self.url = json.loads(line)["listening"]
+            told = json.loads(line)
+            self.url, self.admin = told["listening"], told.get("admin", told["listening"])
         wait_for(lambda: self.process.poll() is not None or get(f"{self.url}/readyz")[0] == 200, START_S)
         assert self.process.poll() is None, self.tail()
 
@@ -97,7 +98,7 @@ class Program:
 
     def metric(self, name: str) -> float:
         """The sum of a metric's samples."""
-        rows = [row.rsplit(" ", 1) for row in get(f"{self.url}/metrics")[1].decode().splitlines()]
+        rows = [row.rsplit(" ", 1) for row in get(f"{self.admin}/metrics")[1].decode().splitlines()]
         return sum(float(row[1]) for row in rows if row[0].partition("{")[0] == name)
 
     def children(self) -> list[int]:

@@ -27,7 +27,9 @@ ONCE = ("topics", "keys")
 CONNECTORS = ("sql-archive", "sql-outbox")
 REPORTING = ("processor-1", "processor-2", "gateway", "proxy-1", "proxy-2", *CONNECTORS)
 PROGRAMS = (*REPORTING, "audit")
-PORTS = ("--port", "--metrics-port")
+PORTS = ("--admin-port", "--metrics-port", "--port")
+"""What Prometheus asks is the first of them that a program has."""
+PASSWORDS = ("KEYMILL_POSTGRES_PASSWORD", "KEYMILL_GRAFANA_PASSWORD")
 READY_S = 90
 
 
@@ -68,14 +70,58 @@ def test_every_mount_belongs_to_the_image_s_user() -> None:
 
 
 def test_images_are_pinned_and_ports_are_this_machine_s() -> None:
-    """No image moves by itself, nothing is published beyond loopback, every named volume is declared."""
+    """Images are named by digest, nothing is published beyond loopback, every named volume is declared."""
+    pinned = re.compile(r"[a-z/]+:v?\d+\.\d+(\.\d+)?[a-z-]*@sha256:[0-9a-f]{64}")
+    base = re.search(r"^FROM (\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert base is not None and pinned.fullmatch(base.group(1))
     for name, service in COMPOSE["services"].items():
-        if service["image"] != "keymill":
-            assert re.search(r":v?\d+\.\d+", service["image"]), name
+        assert service["image"] == "keymill" or pinned.fullmatch(service["image"]), name
         assert all(str(port).startswith("127.0.0.1:") for port in service.get("ports", ())), name
         sources = [volume.split(":")[0] for volume in service.get("volumes", ())]
         assert {source for source in sources if "/" not in source} <= set(COMPOSE["volumes"]), name
         assert all((ROOT / source).exists() for source in sources if source.startswith("./")), name
+
+
+def test_a_container_that_is_taken_over_holds_little() -> None:
+    """No capability, no way to new privileges, and nothing to write but its volumes and what is gone with it."""
+    for name, service in COMPOSE["services"].items():
+        hardening = service["read_only"], service["cap_drop"], service["security_opt"]
+        assert (True, ["ALL"], ["no-new-privileges:true"]) == hardening, name
+        assert not {"privileged", "cap_add", "network_mode", "pid"} & set(service), name
+        written = {path.split(":")[0] for path in service.get("tmpfs", ())}
+        mounted = {volume.split(":")[1] for volume in service.get("volumes", ())}
+        assert "/tmp" in written or name == "prometheus", name
+        assert service["image"] != "keymill" or "/var/lib/keymill/data" in written | mounted, name
+
+
+def test_no_password_is_a_default(tmp_path: Path) -> None:
+    """Each is a variable that must be set, or nothing starts; a script draws them, once, for nobody else to read."""
+    text = (ROOT / "docker-compose.yml").read_text()
+    assert set(PASSWORDS) == set(re.findall(r"\$\{(\w+):\?is not set", text))
+    for name, service in COMPOSE["services"].items():
+        for variable, value in service.get("environment", {}).items():
+            assert "PASSWORD" not in variable or str(value).startswith("${KEYMILL_"), (name, variable)
+            assert "postgresql://" not in str(value) or ":${KEYMILL_POSTGRES_PASSWORD:?" in str(value), (name, variable)
+    kept: dict[str, str] = {}
+    for _ in range(2):
+        with (tmp_path / ".env").open("a") as file:
+            subprocess.run(
+                [ROOT / "deploy" / "passwords.sh"], cwd=tmp_path, stdout=file, stderr=subprocess.PIPE, check=True
+            )
+        drawn = dict(line.split("=") for line in (tmp_path / ".env").read_text().splitlines())
+        assert set(PASSWORDS) == set(drawn) and all(re.fullmatch("[0-9a-f]{48}", each) for each in drawn.values())
+        assert len(set(drawn.values())) == 2 and kept in ({}, drawn)
+        kept = drawn
+    assert 0o600 == (tmp_path / ".env").stat().st_mode & 0o777
+    assert "/.env" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_callers_reach_no_metrics() -> None:
+    """The admin ports are published nowhere."""
+    for name in ("gateway", "proxy-1", "proxy-2"):
+        words = [str(word) for word in KEYMILL[name]["command"]]
+        admin = words[words.index("--admin-port") + 1]
+        assert all(admin != str(port).rpartition(":")[2] for port in KEYMILL[name]["ports"]), name
 
 
 def test_every_program_has_an_instance_id() -> None:
@@ -93,7 +139,7 @@ def test_prometheus_scrapes_every_program() -> None:
         words = [str(word) for word in KEYMILL[name]["command"]]
         given = KEYMILL[name]["environment"].get("KEYMILL_CONNECT_PORT")
         ports = [words[words.index(option) + 1] for option in PORTS if option in words] or [given]
-        expected |= {f"{name}:{port}" for port in ports}
+        expected.add(f"{name}:{ports[0]}")
     assert expected == targets
 
 
@@ -120,6 +166,7 @@ def environment(name: str, bootstrap: str, folder: Path, port: int = 0) -> dict[
     """The service's environment, with addresses and folders of this machine in place of the containers'."""
     given = {key: str(value) for key, value in KEYMILL[name]["environment"].items()}
     assert given.pop("KEYMILL_BOOTSTRAP") and given.pop("KEYMILL_KEY_FILE") and given.pop("KEYMILL_HOST")
+    assert name not in ("gateway", "proxy-1", "proxy-2") or given["KEYMILL_ADMIN_HOST"]
     here = {"KEYMILL_BOOTSTRAP": bootstrap, "KEYMILL_KEY_FILE": str(folder / "keys.json"), "KEYMILL_HOST": "127.0.0.1"}
     if name == "sql-archive":
         here["KEYMILL_ARCHIVE_URL"] = f"sqlite:///{folder / 'archive.sqlite'}"
@@ -144,7 +191,7 @@ def command(name: str, port: int) -> list[str]:
     words = [str(word) for word in KEYMILL[name]["command"]]
     for option in PORTS:
         if option in words:
-            words[words.index(option) + 1] = str(port)
+            words[words.index(option) + 1] = "0" if option == "--admin-port" else str(port)
     return [sys.executable, "-m", "keymill.ops.cli", *words]
 
 

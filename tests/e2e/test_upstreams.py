@@ -113,7 +113,7 @@ def test_no_secret_is_anywhere(house: House) -> None:
         assert expected == status, (misbehaviour, body)
         texts[f"the answer to {misbehaviour}"] = body
         assert 200 == house.ask("leaky", challenge_of(), token=token)[0]
-    texts["the metrics"] = get(f"{house.up.up.proxy}/metrics")[1]
+    texts["the metrics"] = get(f"{house.up.up.admin['proxy']}/metrics")[1]
     assert b'keymill_upstream_requests_total{outcome="deadline",upstream="a-widevine"} 1.0' in texts["the metrics"]
     family = [pid for child in children_of(house.up.pid) for pid in (child, *children_of(child))]
     for pid in (house.up.pid, *family):

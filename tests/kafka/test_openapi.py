@@ -7,6 +7,7 @@ endpoint understands.
 """
 
 import base64
+import dataclasses
 import hmac
 import os
 import shutil
@@ -72,7 +73,7 @@ ASSETS = "/v1/organizations/{organization}/assets"
 POLICIES = "/v1/organizations/{organization}/policies"
 ENTITLEMENT = "/v1/organizations/{organization}/entitlements/{user}/{product}"
 NAVER = "/api/v1/policy"
-HEALTH = {"/healthz", "/readyz", "/metrics"}
+HEALTH = {"/healthz", "/readyz"}
 OCTETS, JSON = "application/octet-stream", "application/json"
 DOCUMENTED = [
     status_code_conformance,
@@ -105,6 +106,7 @@ class Target:
     A program, and what a caller of it knows.
 
     Args:
+        document: where its document is, if elsewhere.
         names, query: parts of paths and members of queries that stand for something.
         bodies: a body that is understood, by method and path.
         headers, tokens, auth: a credential, in headers, in the query, or over the whole request.
@@ -119,6 +121,7 @@ class Target:
     tokens: Mapping[str, str] = field(default_factory=dict)
     auth: "Signature | None" = None
     down: bool = False
+    document: str = ""
     seen: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     asked: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     session: requests.Session = field(default_factory=requests.Session)
@@ -158,6 +161,7 @@ def document_of(target: Target, seed: int, examples: int = EXAMPLES, *, coverage
     """The program's own document, and how much is asked of it."""
     told = {
         "seed": seed,
+        "base-url": target.url,
         "generation": {"max-examples": examples, "deterministic": PROFILE == "ci", "database": "none"},
         "phases": {
             "coverage": {"enabled": coverage},
@@ -165,7 +169,8 @@ def document_of(target: Target, seed: int, examples: int = EXAMPLES, *, coverage
             "stateful": {"enabled": False},
         },
     }
-    return schemathesis.openapi.from_url(f"{target.url}/openapi.json", config=schemathesis.Config.from_dict(told))
+    where = f"{target.document or target.url}/openapi.json"
+    return schemathesis.openapi.from_url(where, config=schemathesis.Config.from_dict(told))
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +212,7 @@ def proxy_of(data: Path, bootstrap: str, tables: Mapping[str, Any], *, patience_
     file = data / f"proxy-{time.monotonic_ns()}.toml"
     file.write_text(toml(tables))
     environment = {"KEYMILL_BOOTSTRAP": bootstrap, "KEYMILL_DATA": str(data), "KEYMILL_MAP_SIZE_GIB": "1"}
-    given = {"KEYMILL_PROXY_PORT": "0", "KEYMILL_MISSING_WAIT_MS": "0"}
+    given = {"KEYMILL_PROXY_PORT": "0", "KEYMILL_MISSING_WAIT_MS": "0", "KEYMILL_ADMIN_ON_MAIN_PORT": "1"}
     child = Child("proxy", ["proxy", "--settings", str(file)], environment | given)
     child.start()
     try:
@@ -272,7 +277,7 @@ def proxy(rig: Rig, double: Double, kids: Mapping[str, bytes]) -> Iterator[Targe
 def gateway(rig: Rig) -> Target:
     """The gateway, which knows the asset `asked`."""
     assert 201 == rig.post("?wait=1", {"asset_id": "asked"}).status_code
-    return packager(rig, rig.gateway.url)
+    return dataclasses.replace(packager(rig, rig.gateway.url), document=rig.gateway.admin_url)
 
 
 def ask_all(target: Target, document: Any, subtests: pytest.Subtests) -> None:
@@ -361,7 +366,8 @@ def test_proxy_that_never_caught_up(
 def held_back(rig: Rig, data: Path) -> Iterator[str]:
     """A gateway whose view does not catch up: its follower stands still as soon as there is a snapshot to read."""
     environment = {"KEYMILL_BOOTSTRAP": rig.bootstrap, "KEYMILL_DATA": str(data), "KEYMILL_MAP_SIZE_GIB": "1"}
-    child = Child("gateway", ["gateway"], environment | {"KEYMILL_GATEWAY_PORT": "0", "KEYMILL_PACKAGER_WAIT_S": "1"})
+    environment |= {"KEYMILL_GATEWAY_PORT": "0", "KEYMILL_PACKAGER_WAIT_S": "1", "KEYMILL_ADMIN_ON_MAIN_PORT": "1"}
+    child = Child("gateway", ["gateway"], environment)
     child.start()
     follower = 0
     try:

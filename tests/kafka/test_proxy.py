@@ -83,6 +83,7 @@ class Proxy:
 
     process: "subprocess.Popen[bytes]"
     url: str
+    admin: str
 
     def ask(self, asset: str, kids: list[bytes], token: str) -> httpx.Response:
         """One license request on a connection of its own."""
@@ -120,7 +121,7 @@ def proxy_of(house: House, *options: str) -> Iterator[Proxy]:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, (house.data / "proxy.log").read_text()[-2000:]
-        yield Proxy(process, json.loads(line)["listening"])
+        yield Proxy(process, json.loads(line)["listening"], json.loads(line)["admin"])
     finally:
         process.send_signal(signal.SIGTERM)
         status = process.wait(30)
@@ -224,7 +225,7 @@ def test_portals_own_key_is_added_and_retired(house: House, tmp_path: Path) -> N
         run("retire", key_id)
         assert "token_invalid" == proxy.until(401, "film", kids, token).json()["code"]
         assert "retired" in run("list")
-        assert "keymill_licenses_total" in httpx.get(f"{proxy.url}/metrics").text
+        assert "keymill_licenses_total" in httpx.get(f"{proxy.admin}/metrics").text
 
 
 def test_killed_children_come_back(house: House) -> None:

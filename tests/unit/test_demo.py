@@ -88,6 +88,7 @@ def test_packager_runs_again_until_it_is_refused(tmp_path: Path) -> None:
             credentials=signer,
             pids=Pids(processor=[], gateway=0, proxy=[]),
             service={},
+            admin={},
         )
         with pytest.raises(Misconfigured, match="the key server answered HTTP 401"):
             package(up, media.prepare(), asset="film-1", scheme="cbcs", into=tmp_path / "film")

@@ -3,6 +3,8 @@
 import ast
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,7 +67,24 @@ def test_what_is_made_is_ours_alone(tmp_path: Path) -> None:
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "a" / "b").rglob("*")}
     assert {0o600} == set(modes.values()), modes
-    assert 0o700 == stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode)
+    assert {0o700} == {stat.S_IMODE(each.stat().st_mode) for each in (tmp_path / "a", tmp_path / "a" / "b")}
+
+
+def test_a_program_s_files_are_its_own_whoever_writes_them(tmp_path: Path) -> None:
+    """A library's, a child's: each command that runs a program begins with that."""
+    code = f"""
+import subprocess, sys
+from pathlib import Path
+import typer
+from keymill.config import ConnectSettings
+from keymill.ops import programs
+programs._load(ConnectSettings, None, None)
+Path({str(tmp_path / "library")!r}).write_text("")
+subprocess.run(["sh", "-c", "mkdir -p " + {str(tmp_path / "child" / "of")!r}], check=True)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, umask=0o022, env={"PATH": os.environ["PATH"]})
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert {"library": 0o600, "child": 0o700, "of": 0o700} == modes
 
 
 MAY_WRITE = {

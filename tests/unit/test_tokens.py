@@ -1,5 +1,6 @@
 """Player tokens: what is accepted, and every way to be refused."""
 
+import asyncio
 import base64
 import json
 import re
@@ -20,7 +21,7 @@ from keymill.core.envelope import wrap_secret
 from keymill.errors import Misconfigured, Unavailable
 from keymill.ops.token_keys import algorithm_of, key_id_of, read_public_key, signing_key
 from keymill.proxy import single_use
-from keymill.proxy.single_use import UsedTokens
+from keymill.proxy.single_use import Use, UsedTokens
 from keymill.secret import Secret
 from tests.proxy_rig import ProxyRig, public_pem
 
@@ -266,10 +267,23 @@ def test_single_use_token_is_good_for_one_license(rig: ProxyRig) -> None:
 def test_used_ids_are_shared_and_forgotten(tmp_path: Path) -> None:
     """Two organizations may draw one id; an id is forgotten when its token has expired."""
     used = UsedTokens(tmp_path / "used")
-    assert used.take("demo", "a", 1000) and not used.take("demo", "a", 1000)
-    assert used.take("other", "a", 2000)
+    assert [True, False, True] == used.take([Use("demo", "a", 1000), Use("demo", "a", 1000), Use("other", "a", 2000)])
     assert 1 == used.sweep(1500)
-    assert used.take("demo", "a", 3000)
+    assert [True] == used.take([Use("demo", "a", 3000)])
+    used.close()
+
+
+def test_an_id_is_on_disk_before_its_license_goes_out(tmp_path: Path) -> None:
+    """LMDB syncs data and meta page at each commit; those who wait for it together share the next one."""
+    used = UsedTokens(tmp_path / "used")
+    flags = used._env.flags()
+    assert (True, True) == (flags["sync"], flags["metasync"])
+
+    async def ask() -> list[bool]:
+        return await asyncio.gather(*(used.use("demo", str(number % 50), 1) for number in range(100)))
+
+    assert [True] * 50 + [False] * 50 == asyncio.run(ask())
+    assert used._env.info()["last_txnid"] <= 3
     used.close()
 
 
@@ -278,13 +292,13 @@ def test_what_cannot_be_remembered_is_not_let_through(tmp_path: Path, monkeypatc
     monkeypatch.setattr(single_use, "MAP_SIZE", 64 << 10)
     used, taken = UsedTokens(tmp_path / "used"), 0
     with pytest.raises(Unavailable, match="cannot be remembered"):
-        while used.take("demo", f"t-{taken}", 1000 + taken):
+        while used.take([Use("demo", f"t-{taken}", 1000 + taken)]):
             taken += 1
     assert used.was_used("demo", f"t-{taken - 1}")
     assert not used.was_used("demo", f"t-{taken}")
     monkeypatch.setattr(single_use, "MAX_USED", 1)
     with pytest.raises(Unavailable, match="no room"):
-        used.take("demo", "more", 1)
+        used.take([Use("demo", "more", 1)])
     used.close()
 
 

@@ -75,9 +75,9 @@ def fetch_license(url: str, kids: list[bytes]) -> License:
         time.sleep(0.1)
 
 
-def staleness_from_metrics(proxy: str) -> float | None:
+def staleness_from_metrics(admin: str) -> float | None:
     """How old the proxy's copy is by its metrics; for a proxy that does not say so with the license."""
-    text = loopback.call(f"{proxy}/metrics").body.decode(errors="replace")
+    text = loopback.call(f"{admin}/metrics").body.decode(errors="replace")
     found = re.findall(rf"^{STALENESS_METRIC}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)
     return max(map(float, found), default=None)
 

@@ -145,7 +145,7 @@ def _ask_coordinates(up: stack.Up, kids: list[bytes]) -> _Coordinates:
 
 def _prove(story: Story, up: stack.Up, film: media.Film, packaged: package.Packaged) -> tuple[prove.License, bool]:
     granted = prove.fetch_license(_license_url(up), list(packaged.kids.values()))
-    lag_s = granted.staleness_s if granted.staleness_s is not None else prove.staleness_from_metrics(up.proxy)
+    lag_s = granted.staleness_s if granted.staleness_s is not None else prove.staleness_from_metrics(up.admin["proxy"])
     lag = "not told" if lag_s is None else f"{lag_s * 1000:.0f} ms"
     story.tell("cache", f"lag {lag}; the license was there {granted.waited_ms:.0f} ms after it was first asked for")
     story.tell("license", f"{len(granted.keys)} keys from the proxy's local copy in {granted.took_ms:.1f} ms")

@@ -55,6 +55,7 @@ class Up:
     credentials: Credentials
     pids: Pids
     service: dict[str, str]
+    admin: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from typing import Any, Final, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from keymill import config_sources, upstream_rules
+from keymill.core.bearer import check_token_header
+from keymill.core.cors import CorsRules, check_headers, check_origins
 from keymill.errors import Misconfigured
 from keymill.upstream_settings import Upstream
 
@@ -170,15 +172,54 @@ class ProxySettings(HttpSettings):
         False,
         description="refuse a license of any organization unless the token's user is entitled to the asset's product",
     )
+    cors_origins: tuple[str, ...] = Field(
+        ("*",),
+        description="origins whose pages may ask, such as https://portal.example, separated by commas in the variable; "
+        "* is every one, since authority is the token's",
+    )
+    cors_headers: tuple[str, ...] = Field(
+        ("*",),
+        description="request headers that pages may send besides Authorization, Content-Type, SOAPAction and "
+        "X-Request-Id, separated by commas in the variable; * is whatever they ask for",
+    )
+    cors_credentials: bool = Field(
+        False,
+        description="let browsers ask with `credentials: include` (`withCredentials`); the proxy reads no cookie",
+    )
+    token_header: str = Field(
+        "",
+        description="a request header that may hold the player token, such as X-Player-Token, besides "
+        "`Authorization: Bearer` and the endpoint's query parameter",
+    )
     upstream_allow: tuple[str, ...] = Field(
         (), description="hosts that license servers may be at, names or addresses, separated by commas in the variable"
     )
     upstreams: dict[str, Upstream] = Field({}, description="license servers, a table each: see below")
 
-    @field_validator("upstream_allow", mode="before")
+    @property
+    def cors(self) -> CorsRules:
+        """Whose pages may ask."""
+        return CorsRules(origins=self.cors_origins, headers=self.cors_headers, credentials=self.cors_credentials)
+
+    @field_validator("upstream_allow", "cors_origins", "cors_headers", mode="before")
     @classmethod
     def _split_hosts(cls, value: Any) -> Any:
         return _split(value)
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return check_origins(value)
+
+    @field_validator("cors_headers")
+    @classmethod
+    def _header_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return check_headers(value)
+
+    @field_validator("token_header")
+    @classmethod
+    def _token_header(cls, value: str) -> str:
+        return check_token_header(value)
 
     @field_validator("upstream_allow")
     @classmethod

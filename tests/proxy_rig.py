@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import httpx
 import jwt
 import msgspec
+import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -22,6 +24,7 @@ from keymill.core.derive import derive_chosen
 from keymill.core.envelope import unwrap_keys
 from keymill.core.folding import fold
 from keymill.core.provisioning import GivenKey, make_key_record, needed
+from keymill.http.server import listen
 from keymill.kms.keyfile import KeyFile, add_organization, create_key_file
 from keymill.kms.keyring import Keyring
 from keymill.proxy.app import application
@@ -283,3 +286,17 @@ def public_pem(signer: Any) -> str:
     """The PEM of a private key's public half."""
     pem: bytes = signer.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     return pem.decode()
+
+
+@contextmanager
+def listening(rig: ProxyRig) -> Iterator[str]:
+    """The application behind a socket, its loop in a thread; the base URL."""
+    with listen("127.0.0.1", 0) as bound:
+        server = uvicorn.Server(uvicorn.Config(rig.app, lifespan="off", log_config=None, ws="none"))
+        thread = threading.Thread(target=lambda: rig.runner.run(server.serve(sockets=[bound])))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(10)

@@ -16,10 +16,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from keymill import telemetry
+from keymill.core.cors import CorsRules
 from keymill.errors import Conflict, InvalidRecord, KeymillError, Reject, Retry, UnknownKey
 
 MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:keymill:problem:"
+ORIGIN: Final = b"origin"
+_ASKED_HEADERS: Final = b"access-control-request-headers"
+_BROWSERS: Final = frozenset({ORIGIN, _ASKED_HEADERS})
 log = telemetry.logger("http")
 
 
@@ -113,13 +117,13 @@ class Problems:
     """
     ASGI middleware, outside of the application: whatever it raises becomes a problem document.
 
-    With *cors* every answer, errors too, may be read by any origin, and a preflight is answered here: players
-    run on pages of others and authenticate with tokens, never with cookies.
+    With *cors* every answer, errors too, may be read by the pages that the rules name, and a preflight is answered
+    here: players run on pages of others and authenticate with tokens, never with cookies.
     """
 
-    def __init__(self, app: ASGIApp, *, cors: bool = False) -> None:
+    def __init__(self, app: ASGIApp, *, cors: CorsRules | None = None) -> None:
         self._app = app
-        self._cors = CORS if cors else []
+        self._cors = cors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection."""
@@ -127,17 +131,21 @@ class Problems:
             await self._app(scope, receive, send)
             return
         started = finished = False
+        asked = _asked(scope) if self._cors else None
+        shown = self._cors.answered(asked.origin) if self._cors and asked else ()
 
         async def marked(message: Message) -> None:
             nonlocal started, finished
             finished = message["type"] == "http.response.body" and not message.get("more_body")
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message.get("headers", ()), *self._cors]
+                message["headers"] = [*message.get("headers", ()), *shown]
             await send(message)
 
-        if self._cors and scope["method"] == "OPTIONS":
-            await Response(status_code=204, headers=_PREFLIGHT)(scope, receive, marked)
+        if self._cors and asked and scope["method"] == "OPTIONS":
+            answer = Response(status_code=204)
+            answer.raw_headers.extend(self._cors.preflight(asked.origin, asked.headers))
+            await answer(scope, receive, marked)
             return
         try:
             await self._app(scope, receive, marked)
@@ -149,12 +157,13 @@ class Problems:
             await problem_of(error)(scope, receive, marked)
 
 
-CORS: Final = [
-    (b"access-control-allow-origin", b"*"),
-    (b"access-control-expose-headers", b"x-request-id, retry-after, age, x-keymill-staleness"),
-]
-_PREFLIGHT: Final = {
-    "access-control-allow-methods": "GET, POST, OPTIONS",
-    "access-control-allow-headers": "authorization, content-type, x-request-id",
-    "access-control-max-age": "600",
-}
+class _Asked(NamedTuple):
+    """What a browser says of the page that asks: its origin, and in a preflight the headers that it wants to send."""
+
+    origin: str = ""
+    headers: str = ""
+
+
+def _asked(scope: Scope) -> _Asked:
+    given = {name: value.decode("latin-1") for name, value in scope["headers"] if name in _BROWSERS}
+    return _Asked(given.get(ORIGIN, ""), given.get(_ASKED_HEADERS, ""))

@@ -20,11 +20,13 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from keymill.config import HttpSettings, Settings
+from keymill.core.cors import CorsRules
 from keymill.errors import KeymillError, Misconfigured
 from keymill.http.health import Measured, Readiness
 from keymill.http.problems import Problems
 from keymill.http.protocol import BoundedProtocol, protocol_of
 from keymill.http.request_id import RequestId
+from keymill.http.trailing_slash import TrailingSlash
 
 BACKLOG: Final = 2048
 CLOSE_S: Final = 2.0
@@ -33,9 +35,9 @@ KEEP_ALIVE_S: Final = 75
 """Longer than the idle time of usual load balancers, so that they and not we close an idle connection."""
 
 
-def dress(app: ASGIApp, *, program: str, cors: bool = False) -> ASGIApp:
+def dress(app: ASGIApp, *, program: str, cors: CorsRules | None = None) -> ASGIApp:
     """*app* inside what every HTTP program wears: request id, metrics, problem documents (with *cors* for browsers)."""
-    return RequestId(Measured(Problems(app, cors=cors), program=program))
+    return RequestId(Measured(Problems(TrailingSlash(app), cors=cors), program=program))
 
 
 def listen(host: str, port: int) -> socket.socket:

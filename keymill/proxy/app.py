@@ -32,7 +32,7 @@ def application(life: Life, *, main_port: int = 0, admin_port: int | None = None
         routes = [*health_routes(life.readiness), *described_routes(openapi.document)]
     else:
         routes = probe_routes(life.readiness)
-    main = LicenseDoor(life, beside=dress(_Others(life, routes), program=PROGRAM, cors=True))
+    main = LicenseDoor(life, beside=dress(_Others(life, routes), program=PROGRAM, cors=life.settings.cors))
     if admin_port is None:
         return main
     admin = admin_application(life.readiness, openapi.document, program=PROGRAM, main_port=main_port)

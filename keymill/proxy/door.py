@@ -17,10 +17,11 @@ from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from keymill import telemetry
+from keymill.core.bearer import AUTHORIZATION, bearer_in
 from keymill.errors import Retry
 from keymill.http.client_address import HEADER as FORWARDED
 from keymill.http.client_address import ClientAddress
-from keymill.http.problems import CORS
+from keymill.http.problems import ORIGIN
 from keymill.http.request_id import accepted
 from keymill.proxy.life import Life
 from keymill.proxy.procedure import answer
@@ -46,6 +47,8 @@ class _Head(NamedTuple):
     request_id: str
     peer: str
     forwarded: str
+    origin: str
+    tokens: tuple[str, ...]
 
 
 class LicenseDoor:
@@ -56,6 +59,9 @@ class LicenseDoor:
         self._beside = beside
         self._max_body = life.settings.max_challenge_bytes
         self._client = ClientAddress(life.settings.trusted_proxies)
+        self._cors = life.settings.cors
+        names = {AUTHORIZATION, life.settings.token_header.lower()} - {""}
+        self._token_headers = {name.encode("ascii"): name for name in names}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass it on."""
@@ -65,13 +71,14 @@ class LicenseDoor:
             return
         route, named = found
         begun = time.perf_counter()
-        head = _read_head(scope)
+        head = _read_head(scope, self._token_headers)
         token = telemetry.request_id.set(head.request_id)
         try:
             response, staleness_s = await self._answer(route.dialect, named, head, scope, receive)
         finally:
             telemetry.request_id.reset(token)
-        headers = [*response.headers, (b"content-length", b"%d" % len(response.body)), *CORS]
+        headers = [*response.headers, (b"content-length", b"%d" % len(response.body))]
+        headers.extend(self._cors.answered(head.origin))
         headers.append((_REQUEST_ID, head.request_id.encode()))
         if staleness_s < _UNKNOWN:
             headers.append((STALENESS, b"%.3f" % staleness_s))
@@ -91,7 +98,9 @@ class LicenseDoor:
                 return dialect.respond(self._too_large(query)), _UNKNOWN
             client = self._client.of(head.peer, head.forwarded)
             members = _members(query)
-            raw = RawRequest(path=named, query=members, content_type=head.content_type, body=body, client=client)
+            raw = RawRequest(
+                path=named, query=members, content_type=head.content_type, body=body, client=client, tokens=head.tokens
+            )
             try:
                 state = self._life.state()
                 return await answer(dialect, raw, state, self._life.means), state.staleness_s
@@ -108,10 +117,11 @@ class LicenseDoor:
         return Refusal(reason=Reason.TOO_LARGE, message=f"the {what} must have at most {most} bytes")
 
 
-def _read_head(scope: Scope) -> _Head:
+def _read_head(scope: Scope, token_headers: Mapping[bytes, str]) -> _Head:
     """What is looked at; a fresh request id when the caller sent none that is harmless."""
-    content_type = request_id = ""
+    content_type = request_id = origin = ""
     forwarded: list[str] = []
+    tokens: tuple[str, ...] = ()
     for name, value in scope["headers"]:
         if name == b"content-type":
             content_type = value.decode("latin-1")
@@ -119,8 +129,14 @@ def _read_head(scope: Scope) -> _Head:
             request_id = accepted(value.decode("latin-1"))
         elif name == FORWARDED:
             forwarded.append(value.decode("latin-1"))
+        elif name == ORIGIN:
+            origin = value.decode("latin-1")
+        elif name in token_headers:
+            tokens = (*tokens, bearer_in(token_headers[name], value.decode("latin-1")))
     peer = scope.get("client")
-    return _Head(content_type, request_id or os.urandom(16).hex(), peer[0] if peer else "", ",".join(forwarded))
+    return _Head(
+        content_type, request_id or os.urandom(16).hex(), peer[0] if peer else "", ",".join(forwarded), origin, tokens
+    )
 
 
 @lru_cache(maxsize=256)

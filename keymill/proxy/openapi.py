@@ -13,8 +13,9 @@ from schemas import ids
 
 _DESCRIPTION: Final = (
     "License requests in, licenses out, answered from a local copy of the key topic. Every endpoint needs a player "
-    "token, may be asked from any origin, and answers a CORS preflight. docs/licenses.md has examples, and what each "
-    "code means."
+    "token, in the query or as Authorization: Bearer, may be asked from any origin unless set otherwise, and answers a "
+    "CORS preflight; a slash at the end of a path means nothing. docs/licenses.md has examples, and what each code "
+    "means."
 )
 _PATH: Final[dict[str, Json]] = {
     "organization": {"type": "string", "pattern": f"^{ids.ORGANIZATION.pattern}$"},
@@ -33,6 +34,9 @@ _STALENESS: Final = {
 }
 
 
+BEARER: Final = "bearer"
+
+
 @cache
 def document() -> Json:
     """The document; made once."""
@@ -43,22 +47,24 @@ def document() -> Json:
         "paths": common({route.path: {route.method.lower(): _operation(route)} for route in ROUTES}),
         "components": {
             "schemas": schemas_of(_kinds(route.dialect.interface for route in ROUTES)),
-            "securitySchemes": {name: {"type": "apiKey", "in": "query", "name": name} for name in tokens},
+            "securitySchemes": {
+                **{name: {"type": "apiKey", "in": "query", "name": name} for name in tokens},
+                BEARER: {"type": "http", "scheme": "bearer"},
+            },
         },
     }
 
 
 def _operation(route: LicenseRoute) -> Json:
     told = route.dialect.interface
-    slash = "With and without a slash at the end." if route.optional_slash else ""
     operation: Json = {
         "summary": told.summary,
-        "security": [{told.token: []}],
+        "security": [{told.token: []}, {BEARER: []}],
         "parameters": [*map(_part, re.findall(r"{(\w+)}", route.path)), *map(_member, told.parameters)],
         "responses": {"200": _license(told)} | _refusals(route),
     }
-    if description := " ".join(filter(None, (told.description, slash))):
-        operation["description"] = description
+    if told.description:
+        operation["description"] = told.description
     if told.bodies:
         operation["requestBody"] = {"required": True, "content": _content(told.bodies)}
     return operation

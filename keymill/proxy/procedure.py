@@ -115,6 +115,8 @@ def decide(  # noqa: PLR0911, PLR0912 every step may refuse
         if isinstance(found, Refusal):
             return found
         # (2)
+        if not request.token:
+            return steps.token_missing(request.token_name)
         claims = means.tokens.authenticate(request.token, find=view.credential, now_ms=now_ms, client=request.client)
         if isinstance(claims, Refusal):
             return claims

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final, Protocol
 
+from keymill.core.bearer import one_token
 from keymill.core.formats.azure_widevine import WidevineMessage
 from keymill.proxy.interface import Interface
 from schemas.values import DrmSystem, Record
@@ -13,13 +14,23 @@ TRANSIENT_RETRY_S: Final = 1
 
 
 class RawRequest(Record, frozen=True, kw_only=True):
-    """An HTTP request as the routes see it: the path's parts by name, the query's members, the body."""
+    """
+    An HTTP request as the routes see it: the path's parts by name, the query's members, the body.
+
+    Args:
+        tokens: what stands where tokens may stand in headers.
+    """
 
     path: Mapping[str, str]
     query: dict[str, str]
     content_type: str = ""
     body: bytes = b""
     client: str = ""
+    tokens: tuple[str, ...] = ()
+
+    def token(self, name: str) -> str:
+        """Return the player's token, whose member of the query is *name*; `InvalidRecord` where there are two."""
+        return one_token(self.query.get(name, ""), self.tokens)
 
 
 class LicenseRequest(Record, frozen=True, kw_only=True):
@@ -27,6 +38,7 @@ class LicenseRequest(Record, frozen=True, kw_only=True):
     A license request in no dialect.
 
     Args:
+        token_name: the query's member that the token may stand in.
         organization, asset: as the path names them; None where the token or the service says it.
         kid: 16 bytes, instead of `asset`; the license then holds every entitled key of its asset.
         service: (name, version) of a service configuration, instead of `organization` and `drm_system`.
@@ -38,6 +50,7 @@ class LicenseRequest(Record, frozen=True, kw_only=True):
     token: str
     challenge: bytes
     client: str
+    token_name: str = "token"  # noqa: S105 a name
     drm_system: DrmSystem | None = None
     organization: str | None = None
     asset: str | None = None

@@ -18,16 +18,15 @@ REMEMBERED: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class LicenseRoute:
-    """One license endpoint. `path` is its template, which metrics count by; a trailing slash is optional where told."""
+    """One license endpoint. `path` is its template, which metrics count by; a slash at its end means nothing."""
 
     path: str
     dialect: Dialect
     method: str = "POST"
-    optional_slash: bool = False
 
     def match(self, parts: list[str]) -> Mapping[str, str] | None:
         """The named parts of a path that is this route's, given as `path.split("/")`."""
-        if self.optional_slash and parts[-1] == "":
+        if parts[-1] == "":
             parts = parts[:-1]
         template = _TEMPLATES[self.path]
         if len(parts) != len(template):
@@ -48,7 +47,7 @@ ROUTES: Final = (
     LicenseRoute("/fairplay/{organization}/{asset}", Dedicated(DrmSystem.FAIRPLAY)),
     LicenseRoute("/license", single),
     LicenseRoute("/hls/{organization}/{asset}/{kid}", hls, method="GET"),
-    LicenseRoute("/api/v1/{organization}/assets/{asset}/drm_license", tpstreams, optional_slash=True),
+    LicenseRoute("/api/v1/{organization}/assets/{asset}/drm_license", tpstreams),
     LicenseRoute("/getlicense", firstlight),
 )
 METHODS: Final = frozenset(route.method for route in ROUTES)

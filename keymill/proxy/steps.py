@@ -65,6 +65,12 @@ def absent(state: ViewState, reason: Reason, message: str) -> Refusal:
     return BEHIND
 
 
+def token_missing(name: str) -> Refusal:
+    """Return what a request without a token is told: where to put one."""
+    message = f"a player token is needed: as {name} in the query, or in the header Authorization: Bearer"
+    return Refusal(reason=Reason.TOKEN_MISSING, message=message)
+
+
 def services(request: LicenseRequest, view: Reads, state: ViewState) -> Sequence[Service] | Refusal:
     """The service configurations that the request may mean, one per organization; none if it names none."""
     if request.service is None:

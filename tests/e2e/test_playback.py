@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from playwright.sync_api import sync_playwright
 
 from keymill.ops.demo import browser, loopback, media, prove
 from keymill.ops.demo.browser import Playback
@@ -17,6 +18,7 @@ from keymill.ops.demo.page import Show, serving
 from keymill.ops.demo.player import player_script
 from keymill.ops.demo.prove import TrackProof
 from keymill.ops.demo.stack import Stack, issue_token
+from tests.proxy_rig import ProxyRig, listening
 
 SCHEMES = ("cbcs", "cenc")
 LIFETIME_S = 600
@@ -183,3 +185,82 @@ def tampering(upstream: str, change: Callable[[list[dict[str, str]]], list[dict[
     finally:
         server.shutdown()
         server.server_close()
+
+
+FETCH = """async ([url, headers, credentials]) => {
+  try {
+    const answer = await fetch(url, {method: "POST", body: "challenge", headers, credentials});
+    return [answer.status, (await answer.json()).code];
+  } catch (error) { return [0, String(error)]; }
+}"""
+VENDOR_HEADERS = {
+    "content-type": "text/xml; charset=utf-8",
+    "SOAPAction": '"http://schemas.microsoft.com/DRM/2007/03/protocols/AcquireLicense"',
+    "pallycon-customdata-v2": "e30=",
+    "X-AxDRM-Message": "a.b.c",
+}
+
+
+def fetched(chromium: Path, url: str, headers: dict[str, str], credentials: str = "omit") -> tuple[int, str]:
+    """Status and code that a script of a page of another origin reads; 0 where the browser keeps the answer from it."""
+    with serving_page(b"<!doctype html><title>a portal</title>") as page, sync_playwright() as driver:
+        browser_process = driver.chromium.launch(
+            executable_path=chromium, headless=True, args=["--disable-gpu", "--no-proxy-server"]
+        )
+        try:
+            tab = browser_process.new_page()
+            tab.goto(page)
+            status, code = tab.evaluate(FETCH, [url, headers, credentials])
+            return status, code
+        finally:
+            browser_process.close()
+
+
+@contextmanager
+def serving_page(content: bytes) -> Iterator[str]:
+    """A page of an origin of its own."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            """Give the page."""
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_arguments: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_browser_lets_players_headers_through(chromium: Path, tmp_path: Path) -> None:
+    """PlayReady's and integrations' by default; with cookies once the setting says so; for the listed page alone."""
+    for number, (settings, credentials, expected) in enumerate(
+        [
+            ({}, "omit", 400),
+            ({}, "include", 0),
+            ({"cors_credentials": True}, "include", 400),
+            ({"cors_origins": ("https://portal.example",)}, "omit", 0),
+            ({"cors_headers": ("x-axdrm-message",)}, "omit", 0),
+        ]
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        rig = ProxyRig(folder, **settings)
+        try:
+            rig.ingest("film", "SD")
+            headers = VENDOR_HEADERS | {"authorization": f"Bearer {rig.token('film')}"}
+            with listening(rig) as proxy:
+                status, code = fetched(chromium, f"{proxy}/playready/demo/film", headers, credentials)
+        finally:
+            rig.close()
+        assert expected == status, (settings, credentials, code)
+        assert status == 0 or code == "no_license_server"  # the token was read, and nobody here makes that license

@@ -17,6 +17,7 @@ import pytest
 from keymill.config import GatewaySettings, load
 from keymill.errors import Misconfigured
 from keymill.http.server import listen
+from keymill.http.trailing_slash import routed
 from tests.certificates import self_signed
 
 PROGRAM = """
@@ -30,6 +31,7 @@ from keymill.config import GatewaySettings, load
 from keymill.errors import Conflict, Misconfigured, Unavailable
 from keymill.http.health import Readiness, health_routes
 from keymill.http.problems import HANDLERS
+from keymill.core.cors import OPEN
 from keymill.http.server import dress, listen, serve
 
 telemetry.configure("test")
@@ -48,7 +50,7 @@ app = Starlette(lifespan=span, exception_handlers=HANDLERS, routes=[*health_rout
     Route("/conflict", conflict), Route("/away", away), Route("/broken", broken), Route("/slow/{name}", slow)])
 settings = load(GatewaySettings)
 try:
-    dressed = dress(app, program="test", cors=True)
+    dressed = dress(app, program="test", cors=OPEN)
     code = serve(dressed, settings=settings, bound=listen("127.0.0.1", 0), readiness=ready)
 except Misconfigured as error:
     print(f"said: {error}", flush=True)
@@ -176,3 +178,19 @@ def test_tls(tmp_path: Path) -> None:
     key.write_text("nonsense")
     out, err = start(KEYMILL_TLS_CERT=str(certificate), KEYMILL_TLS_KEY=str(key)).communicate(timeout=20)
     assert out.startswith("said: tls_cert or tls_key") and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("path", "raw", "expected"),
+    [
+        ("/a/b/", b"/a/b/", "/a/b"),
+        ("/a/b", b"/a/b", "/a/b"),
+        ("/", b"/", "/"),
+        ("/a/b/", b"/a/b%2F", "/a/b/"),
+        ("/a//", b"/a//", "/a//"),
+        ("/a/", None, "/a"),
+    ],
+)
+def test_one_slash_at_the_end_means_nothing(path: str, raw: bytes | None, expected: str) -> None:
+    """One that was sent escaped belongs to the last part."""
+    assert expected == routed(path, raw)

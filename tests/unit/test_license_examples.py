@@ -4,36 +4,18 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import uvicorn
 
-from keymill.http.server import listen
 from schemas.values import DrmSystem
 from tests.fakes import LicenseServer, license_of
-from tests.proxy_rig import ProxyRig, b64
+from tests.proxy_rig import ProxyRig, b64, listening
 
 PAGE = (Path(__file__).parents[2] / "docs" / "licenses.md").read_text()
 EXAMPLES = re.findall(r"^```(bash|python)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 CHALLENGE = b"\x08\x01" + b"\xfe\x00challenge " * 8
-
-
-@contextmanager
-def listening(rig: ProxyRig) -> Iterator[str]:
-    """The application behind a socket, its loop in a thread; the base URL."""
-    with listen("127.0.0.1", 0) as bound:
-        server = uvicorn.Server(uvicorn.Config(rig.app, lifespan="off", log_config=None, ws="none"))
-        thread = threading.Thread(target=lambda: rig.runner.run(server.serve(sockets=[bound])))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{bound.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(10)
 
 
 @pytest.fixture(scope="module")

@@ -55,13 +55,14 @@ def test_every_reasons_status_is_documented(route: LicenseRoute) -> None:
 
 @by_path
 def test_path_query_and_token_are_described(route: LicenseRoute) -> None:
-    """Every named part is a parameter, no parameter stands twice, and the token is a security scheme of the query."""
+    """Every named part is a parameter, no parameter stands twice, the token is a security scheme of query or header."""
     operation = DOCUMENT["paths"][route.path][route.method.lower()]
     named = [(each["in"], each["name"]) for each in operation["parameters"]]
     assert {("path", name) for name in re.findall(r"{(\w+)}", route.path)} <= set(named) and len(set(named)) == len(
         named
     )
-    ((scheme,),) = operation["security"]
+    (scheme,), (bearer,) = operation["security"]
+    assert {"type": "http", "scheme": "bearer"} == DOCUMENT["components"]["securitySchemes"][bearer]
     assert {"type": "apiKey", "in": "query", "name": scheme} == DOCUMENT["components"]["securitySchemes"][scheme]
     assert (route.method == "POST") == ("requestBody" in operation)
 
@@ -96,7 +97,7 @@ def test_documented_query_is_the_one_that_is_read(rig: ProxyRig) -> None:
     for route in clearkey:
         told = DOCUMENT["paths"][route.path]["post"]
         query = {each["name"]: values[each["name"]] for each in told["parameters"] if each["in"] == "query"}
-        ((token,),) = told["security"]
+        (token,), _bearer = told["security"]
         answer = rig.request(
             "POST", route.path.format_map(values), params={**query, token: rig.token("film")},
             content=challenge(rig.kid("film", "SD")),

@@ -88,7 +88,9 @@ def test_get_is_told_to_post(rig: ProxyRig, path: str) -> None:
     assert "POST" in answer.json()["detail"]
 
 
-@pytest.mark.parametrize("path", ["/", "/clearkey", "/clearkey/demo/film/more", "/clearkey//film/", "/x%2Fy", "/%ff"])
+@pytest.mark.parametrize(
+    "path", ["/", "/clearkey", "/clearkey/demo/film/more", "/clearkey/demo/film//", "/x%2Fy", "/%ff"]
+)
 def test_other_paths_are_not_found(rig: ProxyRig, path: str) -> None:
     """404 with a problem document."""
     assert "no_such_endpoint" == rig.request("POST", path).json()["code"]
@@ -467,3 +469,13 @@ def test_only_asked_keys_are_ever_served(shared: ProxyRig, kids: list[bytes]) ->
         assert b64(shared.kid("film")) in challenge(*asked).decode()
     else:
         assert 404 == response.status_code
+
+
+@pytest.mark.parametrize("path", ["/clearkey/demo/film", "/license", "/healthz", "/readyz", "/openapi.json"])
+def test_a_slash_at_the_end_means_nothing(rig: ProxyRig, path: str) -> None:
+    """No endpoint is 404 or a redirect for it."""
+    method = "GET" if path in ("/healthz", "/readyz", "/openapi.json") else "POST"
+    options = {"params": {"token": rig.token("film"), "drm": "clearkey", "asset": "film"}} if method == "POST" else {}
+    body = {"content": challenge(rig.kid("film"))} if method == "POST" else {}
+    first, second = (rig.request(method, f"{path}{end}", **options, **body) for end in ("", "/"))
+    assert (200, 200) == (first.status_code, second.status_code), second.text

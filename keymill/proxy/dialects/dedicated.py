@@ -46,12 +46,14 @@ class Dedicated:
         try:
             organization = ids.check_organization(raw.path["organization"])
             asset = ids.check_asset(raw.path["asset"])
+            token = raw.token(self.interface.token)
         except InvalidRecord as error:
             return Refusal(reason=Reason.MALFORMED, message=str(error))
         if not raw.body:
             return Refusal(reason=Reason.MISSING_CHALLENGE, message="the body must hold the player's license request")
         return LicenseRequest(
-            token=raw.query.get("token", ""),
+            token=token,
+            token_name=self.interface.token,
             challenge=raw.body,
             client=raw.client,
             drm_system=self.drm_system,

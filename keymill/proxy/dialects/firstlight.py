@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from keymill.errors import InvalidRecord
 from keymill.proxy.interface import OCTETS, Interface, Parameter
 from keymill.proxy.request import Answer, LicenseRequest, RawRequest, Reason, Refusal, Response
 from keymill.proxy.responses import NO_STORE, licensed, retry_after
@@ -86,9 +87,14 @@ def parse(raw: RawRequest) -> LicenseRequest | Refusal:
     """See `Dialect`. A KID in any spelling of a UUID; one that is none looks like an unknown one."""
     if not raw.body:
         return Refusal(reason=Reason.MISSING_CHALLENGE, message="No License Challenge present")
+    try:
+        token = raw.token(interface.token)
+    except InvalidRecord as error:
+        return Refusal(reason=Reason.MALFORMED, message=str(error))
     version = raw.query.get("version")
     return LicenseRequest(
-        token=raw.query.get("ptoken", ""),
+        token=token,
+        token_name=interface.token,
         challenge=raw.body,
         client=raw.client,
         kid=_kid(raw.query.get("kid", "")),

@@ -22,13 +22,15 @@ def parse(raw: RawRequest) -> LicenseRequest | Refusal:
     try:
         organization = ids.check_organization(raw.path["organization"])
         asset = ids.check_asset(raw.path["asset"])
+        token = raw.token(interface.token)
         kid = uuid.UUID(raw.path["kid"]).bytes
     except InvalidRecord as error:
         return Refusal(reason=Reason.MALFORMED, message=str(error))
     except ValueError:
         return Refusal(reason=Reason.MALFORMED, message="the KID must be a UUID")
     return LicenseRequest(
-        token=raw.query.get("token", ""),
+        token=token,
+        token_name=interface.token,
         challenge=kid,
         client=raw.client,
         drm_system=DrmSystem.CLEARKEY,

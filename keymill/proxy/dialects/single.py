@@ -33,13 +33,15 @@ def parse(raw: RawRequest) -> LicenseRequest | Refusal:
     try:
         drm_system = _system(raw.query.get("drm", ""))
         asset = ids.check_asset(raw.query.get("asset", ""))
+        token = raw.token(interface.token)
         challenge, message = read_widevine(raw) if drm_system is DrmSystem.WIDEVINE else (raw.body, None)
     except InvalidRecord as error:
         return Refusal(reason=Reason.MALFORMED, message=str(error))
     if not challenge:
         return Refusal(reason=Reason.MISSING_CHALLENGE, message="the body must hold the player's license request")
     return LicenseRequest(
-        token=raw.query.get("token", ""),
+        token=token,
+        token_name=interface.token,
         challenge=challenge,
         client=raw.client,
         drm_system=drm_system,

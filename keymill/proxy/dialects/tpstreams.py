@@ -71,13 +71,15 @@ def parse(raw: RawRequest) -> LicenseRequest | Refusal:
     try:
         organization = ids.check_organization(raw.path["organization"])
         asset = ids.check_asset(raw.path["asset"])
+        token = raw.token(interface.token)
         drm_system, challenge, message = _read_body(raw)
     except InvalidRecord as error:
         return Refusal(reason=Reason.MALFORMED, message=str(error))
     if not challenge:
         return Refusal(reason=Reason.MISSING_CHALLENGE, message="the body must hold the player's key message")
     return LicenseRequest(
-        token=raw.query.get("access_token", ""),
+        token=token,
+        token_name=interface.token,
         challenge=challenge,
         client=raw.client,
         drm_system=drm_system,

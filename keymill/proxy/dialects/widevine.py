@@ -30,13 +30,15 @@ def parse(raw: RawRequest) -> LicenseRequest | Refusal:
     try:
         organization = ids.check_organization(raw.path["organization"])
         asset = ids.check_asset(raw.path["asset"])
+        token = raw.token(interface.token)
         challenge, message = read_widevine(raw)
     except InvalidRecord as error:
         return Refusal(reason=Reason.MALFORMED, message=str(error))
     if not challenge:
         return Refusal(reason=Reason.MISSING_CHALLENGE, message="the body must hold the player's license request")
     return LicenseRequest(
-        token=raw.query.get("token", ""),
+        token=token,
+        token_name=interface.token,
         challenge=challenge,
         client=raw.client,
         drm_system=DrmSystem.WIDEVINE,

@@ -14,10 +14,10 @@ from typing import Any, Final
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
+from keymill import repeats
+
 REQUEST_ID_HEADER: Final = "x-request-id"
 """Name of the request id in HTTP and in Kafka record headers."""
-KAFKA_CLIENT: Final = "keymill.kafka.client"
-"""The logger that librdkafka gets."""
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 EVENTS = Counter(
@@ -119,6 +119,9 @@ AUDIT_PENDING = Gauge("keymill_audit_pending", "Those of them that no processor 
 AUDIT_LOST = Counter(
     "keymill_audit_lost_total", "Audit events that fitted neither queue nor spool, or were torn; page when it rises"
 )
+DISK_FREE = Gauge(
+    "keymill_disk_free_bytes", "Room on the disk of a program's data folder", multiprocess_mode="mostrecent"
+)
 AUDIT_SPOOLED = Gauge(
     "keymill_audit_spool_bytes", "What waits on disk for the audit topic; it grows while the brokers are away",
     multiprocess_mode="mostrecent",
@@ -169,10 +172,15 @@ def logger(name: str) -> structlog.stdlib.BoundLogger:
     return structlog.stdlib.get_logger(f"keymill.{name}")
 
 
+def client_log() -> logging.Logger:
+    """The logger that every client of librdkafka gets: without one it writes to stderr as it likes."""
+    return logging.getLogger(repeats.LIBRDKAFKA)
+
+
 def _quiet_clients(tells_brokers: bool) -> None:
     """kafka-python logs every attempt to connect and raises the same afterwards; what is raised is told, once."""
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
-    logging.getLogger(KAFKA_CLIENT).setLevel(logging.NOTSET if tells_brokers else logging.CRITICAL)
+    client_log().setLevel(logging.NOTSET if tells_brokers else logging.CRITICAL)
 
 
 def _milliseconds(_logger: object, _method: str, event: Any) -> Any:

@@ -51,7 +51,8 @@ class DeadLetters:
                 "enable.auto.commit": False,
                 "auto.offset.reset": "latest",
                 "isolation.level": "read_committed",
-            }
+            },
+            logger=telemetry.client_log(),
         )
         topic = topics.DEAD_LETTERS.name
         ends = end_offsets(self._bootstrap, topic)

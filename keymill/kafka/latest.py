@@ -16,6 +16,7 @@ from keymill.errors import Unavailable
 from keymill.kafka.authentication import refusal_of
 from keymill.kafka.batch import Detour, is_impassable
 from keymill.kafka.cluster import end_offsets
+from keymill.telemetry import client_log
 from schemas.codec import HEADER_SIZE, MARKER, readable
 from schemas.topics import Topic, partition_of
 
@@ -106,7 +107,7 @@ def read_whole(bootstrap: str, topic: Topic) -> Whole:
 def _records(bootstrap: str, topic: str, unread: set[int]) -> Iterator[Read]:
     if not unread:
         return
-    consumer = Consumer({**_SETTINGS, "bootstrap.servers": bootstrap})
+    consumer = Consumer({**_SETTINGS, "bootstrap.servers": bootstrap}, logger=client_log())
     detour = Detour(bootstrap, consumer)
     try:
         # Offset 0 and not OFFSET_BEGINNING: looking that up costs librdkafka half a second at every start.

@@ -4,7 +4,6 @@ Questions to the brokers about topics: ids, partition counts, first and last off
 Ends are asked with a read_uncommitted lens: under read_committed an open transaction hides what is committed above it.
 """
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, wait
@@ -16,7 +15,7 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from keymill.errors import Misconfigured, Unavailable
 from keymill.kafka.positions import Described, known_offset
-from keymill.telemetry import KAFKA_CLIENT
+from keymill.telemetry import client_log
 
 K = TypeVar("K")
 
@@ -67,7 +66,7 @@ class Lens:
 
     def __init__(self, client: Mapping[str, Any]) -> None:
         self.bootstrap = str(client.get("bootstrap.servers", ""))
-        self._admin = AdminClient({**client, **_FRESH}, logger=logging.getLogger(KAFKA_CLIENT))
+        self._admin = AdminClient({**client, **_FRESH}, logger=client_log())
 
     def ask_topics(self, topics: Iterable[str]) -> Question[str]:
         """Ask for id and partition count; the answer is what `described` takes."""

@@ -1,6 +1,5 @@
 """Reading a partition from a place to its end, once: for replay, audits and look-ups."""
 
-import logging
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, NamedTuple, Self
@@ -11,7 +10,7 @@ from keymill.errors import Corrupt, Unavailable
 from keymill.kafka.authentication import refusal_of
 from keymill.kafka.batch import Batch, Detour, is_impassable
 from keymill.kafka.positions import known_offset
-from keymill.telemetry import KAFKA_CLIENT
+from keymill.telemetry import client_log
 from schemas import topics
 
 BATCH: Final = 10_000
@@ -67,7 +66,7 @@ class Scanner:
                 "fetch.queue.backoff.ms": 10,  # 1,000 unless told: how long fetching rests when 100,000 records wait
                 "fetch.wait.max.ms": 10,  # the next partition's first request waits behind this one's last
             },
-            logger=logging.getLogger(KAFKA_CLIENT),
+            logger=client_log(),
         )
 
     def read(self, topic: str, partition: int, *, start: int | None = None, end: int) -> Iterator[Message]:

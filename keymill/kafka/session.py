@@ -1,6 +1,5 @@
 """One librdkafka producer and the thread that serves its callbacks; dropped for good at its first failure."""
 
-import logging
 import os
 import threading
 import time
@@ -14,6 +13,7 @@ from keymill.errors import KeymillError, Misconfigured, Unavailable
 from keymill.kafka.authentication import WrittenHeaders
 from keymill.kafka.delivery import Delivery, failure_of
 from keymill.kafka.outgoing import Outgoing, name_of
+from keymill.telemetry import client_log
 
 POLL_S: Final = 0.1
 PURGE_STEP_S: Final = 0.01
@@ -21,8 +21,6 @@ JOIN_S: Final = 10.0
 
 Placed = tuple[int, WrittenHeaders | None]
 """The partition and the headers that a record is written with."""
-
-log = logging.getLogger("keymill.kafka.producer")
 
 
 class Session:
@@ -40,7 +38,7 @@ class Session:
         self.trouble = ""
         self._gate = threading.Lock()
         try:
-            self._producer = Producer({**settings, "error_cb": self._on_error, "logger": log})
+            self._producer = Producer({**settings, "error_cb": self._on_error, "logger": client_log()})
         except KafkaException as error:
             raise Misconfigured(f"the Kafka producer cannot be made: {error.args[0]}") from None
         self._thread = threading.Thread(target=self._pump, name="kafka-publisher", daemon=True)

@@ -13,7 +13,6 @@ A position is the next offset to read: it also steps over transaction markers an
 shows. Nothing is papered over: a topic that was re-created, truncated, or lost records unread stops the tail.
 """
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -106,7 +105,7 @@ class Tail:
             raise Misconfigured(lost)
         self._vigil = Vigil(self._lens, topics, self._targets)
         self._progress = time.monotonic()
-        self._consumer = Consumer(_consumer_settings(self._client), logger=logging.getLogger(telemetry.KAFKA_CLIENT))
+        self._consumer = Consumer(_consumer_settings(self._client), logger=telemetry.client_log())
         self._detour = Detour(str(self._client["bootstrap.servers"]), self._consumer)
         self._consumer.assign([_place(name, *entry) for name, parts in self.slots.items() for entry in parts.items()])
         return {name: Checkpoint(topic=topics[name], slots=dict(self.slots[name])) for name in self._topics}

@@ -50,6 +50,10 @@ class Settings(BaseModel):
         "data folder if empty. A processor that has one is a static member of its group under it",
     )
     report_s: float = Field(5.0, ge=0.5, le=300, description="seconds between two reports to `drm.status.v1`")
+    min_free_mib: int = Field(
+        1024, ge=0, le=1_000_000_000,
+        description="MiB of room on the data folder's disk below which a program warns; 0 never does",
+    )  # fmt: skip
     stop_timeout_s: int = Field(
         20, ge=1, le=600, description="seconds a program may take to finish what it began when stopped"
     )

@@ -145,6 +145,7 @@ def configure(program: str, level: str = "info", *, tells_brokers: bool = True) 
         _with_program(program),
     ]
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(repeats.Repeats(logger("repeats")))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -9,6 +9,7 @@ from typing import Final, Self
 from starlette.applications import Starlette
 
 from keymill.config import ProcessorSettings
+from keymill.disk import DiskSpace
 from keymill.http.health import Readiness, health_routes
 from keymill.http.server import ServingThread, dress
 
@@ -29,7 +30,10 @@ class Health:
         self._heard = 0.0
         self.trouble: Callable[[], str | None] = lambda: None
         """What hinders the agents while they go on trying."""
-        self._readiness = Readiness(lambda: self.waits_for, self._hangs, self._hindered)
+        self._disk = DiskSpace(settings.data, settings.min_free_mib)
+        self._readiness = Readiness(
+            lambda: self.waits_for, self._hangs, self._hindered, degraded=self._disk.degraded
+        )  # fmt: skip
         web = Starlette(routes=health_routes(self._readiness))
         self._thread = ServingThread(dress(web, program="processor"), settings=settings, bound=bound)
 
@@ -40,6 +44,7 @@ class Health:
     def beat(self) -> None:
         """The event loop goes on; call about once a second."""
         self._heard = time.monotonic()
+        self._disk.degraded()
 
     def stopping(self) -> None:
         """Not ready any more, for good."""

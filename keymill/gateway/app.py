@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from keymill.core.bodies import IngestBody, PolicyBody, RestoreBody, RevokeBody, RotateBody
+from keymill.disk import DiskSpace
 from keymill.errors import KeymillError
 from keymill.gateway import openapi, openapi_naver, openapi_policies
 from keymill.gateway.answers import AssetAnswer
@@ -43,8 +44,9 @@ ENTITLEMENT: Final = "/v1/organizations/{organization}/entitlements/{user}/{prod
 class CaughtUp:
     """A readiness check: once since its start the view held all there was. Cut off afterwards, what it holds serves."""
 
-    def __init__(self, reader: SnapshotReader, follower: Follower) -> None:
+    def __init__(self, reader: SnapshotReader, follower: Follower, disk: DiskSpace) -> None:
         self._reader = reader
+        self._disk = disk
         self._follower = follower
         self._once = False
 
@@ -60,7 +62,8 @@ class CaughtUp:
 
     def degraded(self) -> str | None:
         """Why the view may lack what was written, though it held all there was once."""
-        return self._follower.failure or self._reader.state().degraded() if self._once else None
+        view = self._follower.failure or self._reader.state().degraded() if self._once else None
+        return "; ".join(filter(None, (view, self._disk.degraded()))) or None
 
 
 def application(service: Service, follower: Follower, *, main_port: int, admin_port: int | None) -> ASGIApp:
@@ -164,4 +167,5 @@ async def _observe(service: Service) -> None:
         with contextlib.suppress(KeymillError):
             gauges.show(service.reader.state())
             service.readiness.reason()
+            service.readiness.degraded()
         await asyncio.sleep(OBSERVE_S)

@@ -5,6 +5,7 @@ from typing import Final
 
 from keymill import telemetry
 from keymill.config import GatewaySettings
+from keymill.disk import DiskSpace
 from keymill.errors import Misconfigured
 from keymill.gateway.app import VIEW, CaughtUp, application
 from keymill.gateway.asking import PROGRAM
@@ -62,7 +63,7 @@ def run(settings: GatewaySettings) -> int:
     reader = SnapshotReader(folder)
     waiter = Waiter(reader, settings.max_waiting)
     letters = DeadLetters(settings.bootstrap, waiter.wake)
-    view = CaughtUp(reader, follower)
+    view = CaughtUp(reader, follower, DiskSpace(settings.data, settings.min_free_mib))
     readiness = Readiness(
         view, lambda: None if letters.alive() else "the dead letters are not followed", degraded=view.degraded
     )

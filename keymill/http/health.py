@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
@@ -13,9 +14,12 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from keymill import telemetry
+from keymill.disk import allocate
 from keymill.errors import NotReady
 from keymill.http.problems import problem
 
+BLOCK: Final = 512
+"""Bytes, the unit of `st_blocks` (POSIX leaves it open; Linux)."""
 STOPPING: Final = "the program is stopping"
 Check = Callable[[], str | None]
 """Why the program is not ready, or None."""
@@ -84,6 +88,20 @@ def _registry() -> CollectorRegistry:
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return registry
+
+
+def allocate_metrics() -> None:
+    """
+    Give the files of this process that `prometheus_client` maps and shares their blocks; nothing where it has none.
+
+    Raises:
+        OSError: there is no room; a worker that counts on is ended by the kernel once such a file is written to.
+    """
+    if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        for path in Path(folder).glob(f"*_{os.getpid()}.db"):
+            found = path.stat()
+            if found.st_blocks * BLOCK < found.st_size:
+                allocate(path, found.st_size)
 
 
 class Measured:

@@ -20,6 +20,7 @@ from starlette.applications import Starlette
 
 from keymill import telemetry
 from keymill.config import UpSettings
+from keymill.disk import DiskSpace
 from keymill.durable import own_folder
 from keymill.errors import KeymillError
 from keymill.http.health import STOPPING, Readiness, health_routes
@@ -54,7 +55,9 @@ class Up:
         self._demo: dict[str, str] = {}
         self._address: dict[str, Any] = {}
         self._noted = True
-        self._readiness = Readiness(self._waits_for)
+        self._readiness = Readiness(
+            self._waits_for, degraded=DiskSpace(settings.data, settings.min_free_mib).degraded
+        )  # fmt: skip
         self._url = ""
 
     def run(self) -> int:
@@ -156,6 +159,7 @@ class Up:
             # In a thread of its own: a child that ends meanwhile must not wait for the broker.
             self._kafka_doctor = threading.Thread(target=self._restart_kafka, args=(self._kafka,), daemon=True)
             self._kafka_doctor.start()
+        self._readiness.degraded()
         for group in self._children.values():
             for child in group:
                 child.watch()
@@ -180,7 +184,7 @@ class Up:
         try:
             kafka.restart()
             self._kafka_failures = 0
-        except KeymillError as error:
+        except (KeymillError, OSError) as error:
             self._kafka_failures += 1
             log.error("kafka_restart_failed", error=str(error))
 

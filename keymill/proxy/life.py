@@ -7,8 +7,9 @@ from typing import Final
 
 from keymill import telemetry
 from keymill.config import ProxySettings
+from keymill.disk import DiskSpace
 from keymill.errors import KeymillError, NotReady, Unavailable
-from keymill.http.health import Readiness
+from keymill.http.health import Readiness, allocate_metrics
 from keymill.kms.provider import Kms
 from keymill.proxy.auth import Tokens
 from keymill.proxy.keys import ProxyKeys
@@ -49,12 +50,12 @@ class Life:
         self._folder = views / VIEW
         self._used_folder = views / f"{VIEW}-used"
         self._reader = SnapshotReader(self._folder)
+        self._disk = DiskSpace(settings.data, settings.min_free_mib)
         self.keys = ProxyKeys(kms, lambda: self._live)
         limit = settings.audit_spool_mib << 20
         self._audit = Recorder(Spool(spool_folder(settings.data, VIEW), instance_name(), limit=limit))
         self._tasks: list[asyncio.Task[None]] = []
-        self._open = False
-        self._live = False
+        self._open = self._live = self._cramped = False
         self._state: ViewState | None = None
         self._looked = 0.0
         self._used: UsedTokens | None = None
@@ -123,8 +124,19 @@ class Life:
         return None
 
     def _degraded(self) -> str | None:
-        reasons = [self.keys.degraded(), self._reader.state().degraded() if self._open else None]
+        view = self._reader.state().degraded() if self._open else None
+        reasons = [self.keys.degraded(), view, self._disk.degraded()]
         return "; ".join(filter(None, reasons)) or None
+
+    def _allocate_metrics(self) -> None:
+        """The files through which several workers share their metrics are mapped, and grow now and then."""
+        try:
+            allocate_metrics()
+            self._cramped = False
+        except OSError as error:
+            if not self._cramped:
+                log.error("the metrics of this worker have no room on the disk", reason=str(error))
+            self._cramped = True
 
     def _try_open(self) -> None:
         with contextlib.suppress(NotReady):
@@ -145,6 +157,8 @@ class Life:
                 self._reader.close()  # it is opened anew: another environment may lie there now
                 self._open = self._live = False
             self.keys.show()
+            self._disk.degraded()
+            self._allocate_metrics()
             if self._standing is not None:
                 self._standing.write(Standing(waits_for=self.readiness.reason(), keks=self.keys.held))
                 self._standing.touch()

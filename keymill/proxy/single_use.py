@@ -7,6 +7,7 @@ this proxy's data folder: another proxy does not know what was used here (docs/t
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +17,13 @@ import lmdb
 
 from keymill.durable import own_folder
 from keymill.errors import Unavailable
+from keymill.snapshot.store import allocate_lock
 
 MAX_USED: Final = 1_000_000
 """Ids kept, about 64 MiB; when expired ones leave no room, a single-use token is refused rather than let through."""
 MAP_SIZE: Final = 256 << 20
+READERS: Final = 126
+"""LMDB's own default: a slot for each worker."""
 SWEEP_S: Final = 60.0
 _DIGEST_SIZE: Final = 16
 
@@ -36,8 +40,9 @@ class UsedTokens:
     """A file of used ids. Any number of processes may share it; open it in the process that uses it."""
 
     def __init__(self, folder: Path) -> None:
-        own_folder(folder)
-        self._env = lmdb.open(str(folder), map_size=MAP_SIZE, max_dbs=1, mode=0o600)
+        self._folder = folder
+        self._env: lmdb.Environment | None = None
+        self._opening = threading.Lock()
         self._waiting: list[tuple[Use, asyncio.Future[bool]]] = []
         self._writing: asyncio.Task[None] | None = None
 
@@ -48,7 +53,7 @@ class UsedTokens:
         Raises:
             Unavailable: the store cannot be read.
         """
-        with _unavailable(), self._env.begin() as txn:
+        with _unavailable(), self._opened().begin() as txn:
             return txn.get(_key(organization, jti)) is not None
 
     async def use(self, organization: str, jti: str, exp_ms: int) -> bool:
@@ -89,7 +94,7 @@ class UsedTokens:
         Raises:
             Unavailable: they cannot be remembered, since the disk or the store is full: then none is let through.
         """
-        with _unavailable(), self._env.begin(write=True) as txn:
+        with _unavailable(), self._opened().begin(write=True) as txn:
             if txn.stat()["entries"] >= MAX_USED:
                 raise Unavailable(
                     f"{MAX_USED} used tokens are remembered until they expire, and there is no room for more"
@@ -101,16 +106,26 @@ class UsedTokens:
 
     def sweep(self, now_ms: int) -> int:
         """Forget ids whose tokens have expired; how many. Raises `Unavailable` when the disk is full."""
-        with _unavailable(), self._env.begin() as txn:
+        with _unavailable(), self._opened().begin() as txn:
             old = [key for key, value in txn.cursor() if int.from_bytes(value, "big") < now_ms]
-        with _unavailable(), self._env.begin(write=True) as txn:
+        with _unavailable(), self._opened().begin(write=True) as txn:
             for key in old:
                 txn.delete(key)
         return len(old)
 
     def close(self) -> None:
         """Let go of the file."""
-        self._env.close()
+        if self._env is not None:
+            self._env.close()
+
+    def _opened(self) -> lmdb.Environment:
+        """The store, opened by the first who needs it and finds room: a proxy starts on a full disk too."""
+        with self._opening:
+            if self._env is None:
+                own_folder(self._folder)
+                allocate_lock(self._folder, READERS)
+                self._env = lmdb.open(str(self._folder), map_size=MAP_SIZE, max_readers=READERS, max_dbs=1, mode=0o600)
+            return self._env
 
 
 @contextmanager

@@ -7,8 +7,9 @@ adopted it is read from its first record over what the view holds, whose fingerp
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -39,6 +40,11 @@ AGAIN_RECORDS: Final = 2_000
 COLD_WAIT_S: Final = 30.0
 """How long a view that has nothing to serve waits for the brokers before its process ends."""
 RECONNECT_S: Final = 0.5
+MUTE_S: Final = 5.0
+"""How long a follower may give no sign of life, before its parent kills it as frozen."""
+ROOM_EVERY_S: Final = 0.5
+"""Between two tries of a write that the disk has refused."""
+W = TypeVar("W")
 SUCCESSOR_EVERY_S: Final = 1.0
 ERROR_SHOWN_S: Final = 3.0
 """A topic that changes under a running program is told for at least so long: processors look once a second, and end."""
@@ -176,8 +182,7 @@ class Following:
         began = time.monotonic()
         while not self._stopping():
             try:
-                self._bind(self._tail.start(self._known()))
-                return True
+                started = self._tail.start(self._known())
             except Unavailable as error:
                 if not self._writer.facts.ready and time.monotonic() - began > COLD_WAIT_S:
                     raise
@@ -186,18 +191,21 @@ class Following:
                 self._notice = str(error)
                 self._refresh()
                 time.sleep(RECONNECT_S)
+            else:
+                self._written(partial(self._bind, started))
+                return True
         return False
 
     def _step(self) -> None:
         tail, writer = self._tail, self._writer
         batch = tail.poll(POLL_S if tail.caught_up else GATE_POLL_S)
         if batch or not writer.has_reached(tail.slots):
-            fates = writer.apply(batch, tail.slots)
-            if fates[Fate.APPLIED]:
+            fates = self._written(partial(writer.apply, batch, tail.slots))
+            if fates and fates[Fate.APPLIED]:
                 self._beat = msgspec.structs.replace(self._beat, progress_s=time.time())
         if tail.caught_up and not self._beat.live:
             if not writer.facts.ready:
-                writer.mark_ready()
+                self._written(writer.mark_ready)
             log.info("view is caught up", folder=str(writer.folder), behind=tail.behind)
             self._refresh()
         now = time.monotonic()
@@ -209,6 +217,24 @@ class Following:
         if writer.facts.keyless and now - self._looked >= KEYS_LOOK_S:
             self._looked = now
             self._judge_keyless()
+
+    def _written(self, write: Callable[[], W]) -> W | None:
+        """What *write* gives, as soon as the disk takes it; None when told to stop before."""
+        began = 0.0
+        while not self._stopping():
+            try:
+                written = write()
+            except Unavailable as error:
+                if not began:
+                    began = time.monotonic()
+                    log.error("the view waits for room on its disk", reason=str(error))
+                self._beat = msgspec.structs.replace(self._beat, live=False, notice=str(error))
+                self._pause(ROOM_EVERY_S)
+            else:
+                if began:
+                    log.warning("the view is written again", after_s=round(time.monotonic() - began, 1))
+                return written
+        return None
 
     def _judge_keyless(self) -> None:
         """Read again what was refused for want of the keys of organizations that are known by now."""
@@ -225,7 +251,7 @@ class Following:
         except (Retry, Corrupt) as error:
             log.warning("what was refused cannot be read again yet", reason=str(error))
         else:
-            self._writer.found_keys(found)
+            self._written(partial(self._writer.found_keys, found))
 
     def _judge_again(self, scanner: Scanner, topic: str, partition: int, end: int, prefixes: tuple[bytes, ...]) -> None:
         batch: list[Incoming] = []
@@ -285,5 +311,43 @@ def follow(settings: FollowerSettings, stopping: Callable[[], bool]) -> None:
     keys = record_keys_of(Path(settings.key_file))
     install(keys)
     trust_before(settings.authenticated_from)
-    with SnapshotWriter(Path(settings.folder), keys, map_size=settings.map_size) as writer:
-        Following(writer, keys, settings, stopping).run()
+    writer = SnapshotWriter(Path(settings.folder), keys, map_size=settings.map_size)
+    try:
+        if _open(writer, stopping):
+            Following(writer, keys, settings, stopping).run()
+    finally:
+        writer.close()
+
+
+def _open(writer: SnapshotWriter, stopping: Callable[[], bool]) -> bool:
+    """Open the view as soon as its disk takes it; False when told to stop before. What it holds is served meanwhile."""
+    began = told = 0.0
+    while not stopping():
+        try:
+            writer.open()
+            return True
+        except Unavailable as error:
+            now = time.monotonic()
+            began = began or now
+            if not told:
+                log.error("the view waits for room on its disk", reason=str(error))
+            told = now
+            if not _beat_closed(writer.folder, str(error)) and now - began > MUTE_S:
+                raise
+            time.sleep(BEAT_EVERY_S)
+    return False
+
+
+def _beat_closed(folder: Path, notice: str) -> bool:
+    """Give a sign of life for a view that cannot be opened; False where there has been none to go on from."""
+    try:
+        file = HeartbeatFile(folder, write=True)
+    except OSError:
+        return False
+    try:
+        if (last := file.read()) is None:
+            return False
+        file.write(msgspec.structs.replace(last, live=False, notice=notice))
+        return True
+    finally:
+        file.close()

@@ -150,7 +150,7 @@ class HeartbeatFile:
         descriptor = open_own(folder / HEARTBEAT_FILE, flags)
         try:
             if write:
-                os.ftruncate(descriptor, _SIZE)
+                os.posix_fallocate(descriptor, 0, _SIZE)  # with its blocks: see `keymill.disk`
             self._map = mmap.mmap(descriptor, _SIZE, access=mmap.ACCESS_WRITE if write else mmap.ACCESS_READ)
         finally:
             os.close(descriptor)

@@ -24,8 +24,9 @@ from typing import IO, Any, Final
 import lmdb
 import msgspec
 
+from keymill.disk import allocate, is_refusal
 from keymill.durable import open_own, own_folder, replace_own
-from keymill.errors import Corrupt, Misconfigured, NotReady
+from keymill.errors import Corrupt, Misconfigured, NotReady, Unavailable
 from keymill.snapshot.layout import DATABASES, FORMAT
 from keymill.snapshot.state import boot_id
 from schemas.values import Record
@@ -34,6 +35,9 @@ GIB: Final = 1 << 30
 MAP_SIZE: Final = 64 * GIB
 """Sparse: an upper bound, not a reservation."""
 MAX_READERS: Final = 1024
+LOCK_HEADER: Final = 4096
+LOCK_READER: Final = 64
+"""Bytes of LMDB's lock file: a header, which takes less, and a cache line for each reader (mdb.c, MDB_txninfo)."""
 LOCK_WAIT_S: Final = 5.0
 """A killed program's follower ends within a second; its successor waits for that."""
 _MANIFEST: Final = "manifest.json"
@@ -84,6 +88,8 @@ def acquire(path: Path, *, map_size: int, write: bool, wait_s: float = 0.0) -> E
 
 
 def _opened(name: str, map_size: int, write: bool, deadline: float) -> Environment:
+    if write:
+        allocate_lock(Path(name), MAX_READERS)
     while True:
         env = lmdb.open(
             name, map_size=map_size, max_dbs=len(DATABASES), max_readers=MAX_READERS, readonly=not write, create=write,
@@ -96,6 +102,16 @@ def _opened(name: str, map_size: int, write: bool, deadline: float) -> Environme
             if time.monotonic() >= deadline:
                 raise NotReady(f"the view {name} is not made yet: its follower has not started") from None
             time.sleep(_POLL_S)
+
+
+def allocate_lock(folder: Path, readers: int) -> None:
+    """
+    Give LMDB's lock file, which it maps and every reader writes to, its blocks.
+
+    Raises:
+        OSError: there is no room.
+    """
+    allocate(folder / "lock.mdb", LOCK_HEADER + readers * LOCK_READER)
 
 
 def release(environment: Environment) -> None:
@@ -222,3 +238,9 @@ def clear_errors(folder: Path) -> Iterator[None]:
         raise Corrupt(
             f"the view {folder} is damaged ({error}): delete the folder, it is rebuilt from the topics"
         ) from None
+    except lmdb.PanicError:
+        raise NotReady(f"a write to the view {folder} failed half-way: it is opened anew") from None
+    except (lmdb.Error, OSError) as error:
+        if not is_refusal(error):
+            raise
+        raise Unavailable(f"the view {folder} cannot be written ({error}): make room on its disk") from None

@@ -11,7 +11,7 @@ import msgspec
 from keymill import telemetry
 from keymill.core.record_authentication import NO_RECORD_KEY
 from keymill.core.view import APPLIED, SAME, Fate, Verdict, quarantined
-from keymill.errors import NotReady
+from keymill.errors import NotReady, Unavailable
 from keymill.kafka.authentication import RecordKeys
 from keymill.kafka.positions import Checkpoint, Described, Incoming, Slot
 from keymill.snapshot import layout, store
@@ -76,14 +76,15 @@ class SnapshotWriter:
         Raises:
             Misconfigured: another process writes it, or it cannot be used.
             Corrupt: it is damaged; the message says what to delete.
+            Unavailable: the disk is full.
         """
         self._lock = store.hold(self.folder, lock_wait_s)
         try:
-            self.manifest, reason = store.prepare(self.folder, self._map_size)
-            if reason:
-                log.warning("view is rebuilt from the topics", folder=str(self.folder), reason=reason)
-            HeartbeatFile(self.folder, write=True).close()  # so that whoever finds the environment finds it too
             with store.clear_errors(self.folder):
+                self.manifest, reason = store.prepare(self.folder, self._map_size)
+                if reason:
+                    log.warning("view is rebuilt from the topics", folder=str(self.folder), reason=reason)
+                HeartbeatFile(self.folder, write=True).close()  # so that whoever finds the environment finds it too
                 path = store.environment_path(self.folder, self.manifest)
                 self._environment = store.acquire(path, map_size=self._map_size, write=True)
                 self._environment.env.reader_check()
@@ -95,10 +96,15 @@ class SnapshotWriter:
 
     def close(self) -> None:
         """Write everything to disk, mark the snapshot clean, let go. May be repeated."""
-        if self._environment:
-            self._environment.env.sync(True)
-            store.write_manifest(self.folder, msgspec.structs.replace(self.manifest, clean=True))
-        self._release()
+        try:
+            if self._environment:
+                with store.clear_errors(self.folder):
+                    self._environment.env.sync(True)
+                    store.write_manifest(self.folder, msgspec.structs.replace(self.manifest, clean=True))
+        except Unavailable as error:
+            log.warning("view is not marked clean, and rebuilt after a reboot", reason=str(error))
+        finally:
+            self._release()
 
     def __enter__(self) -> Self:
         return self.open()

@@ -31,9 +31,16 @@ def create(folder: Path, instance: str, number: int) -> tuple[int, Path]:
     path = folder / f"{instance}.{number:010d}{OPEN}"
     nascent = path.with_suffix(NASCENT)
     descriptor = os.open(nascent, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    nascent.rename(path)
-    sync_folder(folder)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        nascent.rename(path)
+        sync_folder(folder)
+    except OSError:
+        # A full disk refuses four times a second: nothing of it may stay, neither open nor as a name.
+        os.close(descriptor)
+        for made in (nascent, path):
+            made.unlink(missing_ok=True)
+        raise
     return descriptor, path
 
 

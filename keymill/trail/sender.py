@@ -90,7 +90,6 @@ class Sender:
 
     def start(self) -> None:
         """Begin."""
-        own_folder(self._folder)
         self._thread.start()
 
     def close(self) -> None:
@@ -109,6 +108,7 @@ class Sender:
 
     def _turn(self) -> bool:
         try:
+            own_folder(self._folder)
             if self._publisher is None:
                 self._publisher = self._connect()
             send_spool(self._folder, self._publisher)

@@ -276,14 +276,14 @@ def test_used_ids_are_shared_and_forgotten(tmp_path: Path) -> None:
 def test_an_id_is_on_disk_before_its_license_goes_out(tmp_path: Path) -> None:
     """LMDB syncs data and meta page at each commit; those who wait for it together share the next one."""
     used = UsedTokens(tmp_path / "used")
-    flags = used._env.flags()
+    flags = used._opened().flags()
     assert (True, True) == (flags["sync"], flags["metasync"])
 
     async def ask() -> list[bool]:
         return await asyncio.gather(*(used.use("demo", str(number % 50), 1) for number in range(100)))
 
     assert [True] * 50 + [False] * 50 == asyncio.run(ask())
-    assert used._env.info()["last_txnid"] <= 3
+    assert used._opened().info()["last_txnid"] <= 3
     used.close()
 
 

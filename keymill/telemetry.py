@@ -40,7 +40,7 @@ VIEW_STALENESS = Gauge(
 )
 VIEW_STOPPED = Gauge(
     "keymill_view_stopped",
-    "1 when the view's follower has stopped for good and only what it holds is served; page",
+    "1 while the view's follower cannot go on without a person and only what it holds is served; page",
     multiprocess_mode="max",
 )
 VIEW_STALE = Gauge(
@@ -51,6 +51,10 @@ VIEW_BEHIND = Gauge(
 )
 CONSUMER_BEHIND = Gauge(
     "keymill_consumer_behind", "Records of a processor's partitions that wait, as far as its last fetches knew"
+)
+CONSUMER_WAITING = Gauge(
+    "keymill_consumer_waiting_seconds",
+    "Age of the oldest record that a processor has read and not done with; 0 for none",
 )
 KEKS_MISSING = Gauge(
     "keymill_keks_missing", "KEKs that records name and this proxy was not handed; page", multiprocess_mode="mostrecent"

@@ -95,6 +95,11 @@ class App(faust.App):
                 waiting += max(0, (end or 0) - (self.fence.ledger.position(tp) or 0))
         return waiting
 
+    def waiting_s(self, now_ms: int) -> float:
+        """Return the age of the oldest record that is read and not done with, seconds."""
+        oldest = self.fence.ledger.oldest_ms()
+        return 0.0 if oldest is None else max(0.0, (now_ms - oldest) / 1000)
+
     async def on_started(self) -> None:
         """All services have begun; what follows waits for the first assignment."""
         self.whole.set()

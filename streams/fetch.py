@@ -20,6 +20,7 @@ from aiokafka.structs import ConsumerRecord, OffsetAndMetadata
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 
 from keymill.errors import Corrupt, Misconfigured
+from keymill.kafka.positions import known_offset
 from keymill.telemetry import logger
 from streams.batches import Batches
 from streams.runs import RawRecord, Run, Stamp, TopicPartition
@@ -199,7 +200,9 @@ class RunThread(AIOKafkaConsumerThread):
         begin = await consumer.beginning_offsets(tps)
         end = await consumer.end_offsets(tps)
         positions = {
-            (tp.topic, tp.partition): _start_position(tp, offset, begin[tp], end[tp], tp.topic in expiring)
+            (tp.topic, tp.partition): _start_position(
+                tp, offset, _known(tp, begin), _known(tp, end), tp.topic in expiring
+            )
             for tp, offset in zip(tps, committed, strict=True)
         }
         for tp in tps:
@@ -217,6 +220,10 @@ class RunThread(AIOKafkaConsumerThread):
             log.warning("not_committed", message="the group moved on or does not answer", error=repr(error))
             return False
         return True
+
+
+def _known(tp: KafkaPartition, offsets: Mapping[KafkaPartition, int]) -> int:
+    return known_offset(tp.topic, tp.partition, offsets[tp])
 
 
 def _raw(records: Iterable[ConsumerRecord[Any, Any]]) -> tuple[list[RawRecord], int]:

@@ -30,9 +30,12 @@ class Health:
         self._heard = 0.0
         self.trouble: Callable[[], str | None] = lambda: None
         """What hinders the agents while they go on trying."""
+        self.view_trouble: str | None = None
+        """Why the view is old, as whoever looks after it saw it last."""
         self._disk = DiskSpace(settings.data, settings.min_free_mib)
         self._readiness = Readiness(
-            lambda: self.waits_for, self._hangs, self._hindered, degraded=self._disk.degraded
+            lambda: self.waits_for, self._hangs, self._hindered,
+            degraded=lambda: self.view_trouble or self._disk.degraded(),
         )  # fmt: skip
         web = Starlette(routes=health_routes(self._readiness))
         self._thread = ServingThread(dress(web, program="processor"), settings=settings, bound=bound)

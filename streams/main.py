@@ -190,7 +190,9 @@ async def _tend(app: App, owners: set[Owner[Any]], reader: SnapshotReader, follo
         follower.tend()
         state = reader.state()
         gauges.show(state)
+        health.view_trouble = state.degraded()
         telemetry.CONSUMER_BEHIND.set(app.behind())
+        telemetry.CONSUMER_WAITING.set(app.waiting_s(time.time_ns() // 1_000_000))
         _require_following(follower, state.error)
         for owner in owners:
             await owner.repair()

@@ -220,6 +220,11 @@ class Ledger:
         if partition is not None and partition.stamp == commit.stamp:
             partition.committed = commit.end
 
+    def oldest_ms(self) -> int | None:
+        """Return the timestamp of the oldest record that is delivered and not done; None where there is none."""
+        waiting = (entry.run for p in self._partitions.values() for entry in p.entries if not entry.done)
+        return min((run.records[0].timestamp_ms for run in waiting), default=None)
+
     def open_load(self, topic: str) -> tuple[int, int]:
         """(runs, bytes) of *topic* that are delivered and not done: what backpressure counts."""
         open_ = [p for (name, _), p in self._partitions.items() if name == topic]

@@ -34,7 +34,7 @@ from keymill.core.idempotency import accepted_before, require_new
 from keymill.errors import Conflict
 from keymill.gateway.answers import AcceptedAnswer, KeyAnswers, asset_answer, lacks_keys, provisioned_answer
 from keymill.gateway.assignment import check_assignment
-from keymill.gateway.auth import authenticate
+from keymill.gateway.auth import admit
 from keymill.gateway.key_reads import of_all_time, pages
 from keymill.gateway.requests import Asked, asked_by, flag, read_limited
 from keymill.gateway.service import Service
@@ -70,13 +70,13 @@ class Assets:
     async def show(self, request: Request, organization: str, asset: str) -> Response:
         """GET an asset: state, key versions with tracks and KIDs, policy, coordinates."""
         service = self._service
-        self._admit(request, organization)
+        await admit(self._service, request, organization)
         with service.reader.at_once() as view:
             held = view.asset(organization, asset)
             place = view.coordinates(topics.KEYS.name, ids.asset_key(organization, asset)) if held else None
             stored = view.policy(organization, held.policy_id) if held else None
         if held is None or place is None:
-            raise service.missing(organization, asset)
+            raise await service.missing(organization, asset)
         keys = KeyAnswers()
         async for page in pages(service.reader, organization, asset):
             for record in page:
@@ -114,12 +114,8 @@ class Assets:
         body = read_body(asked.body, kind)
         return await self._submit(request, _wanted(operation, organization, asset, asked, body))
 
-    def _admit(self, request: Request, organization: str) -> None:
-        self._service.readiness.require()
-        authenticate(self._service.reader, request.headers.get("authorization", ""), organization)
-
     async def _asked(self, request: Request, organization: str) -> Asked:
-        self._admit(request, organization)
+        await admit(self._service, request, organization)
         return asked_by(request, await read_limited(request, self._service.settings.max_body_bytes))
 
     def _check_ids(self, organization: str, asset: str) -> None:

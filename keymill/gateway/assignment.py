@@ -2,7 +2,7 @@
 
 from keymill.core.assignment import assignable, check_tracks
 from keymill.core.bodies import IngestBody, PolicyBody, TrackBody
-from keymill.errors import NotReady
+from keymill.errors import NotReady, Reject
 from keymill.gateway.service import Service
 from schemas.policy import Policy
 from schemas.records import AssetRecord
@@ -18,7 +18,7 @@ async def check_assignment(service: Service, organization: str, asset: str, body
     """
     if body.policy_id is None:
         return
-    policy = policy_to_assign(service, organization, body.policy_id)
+    policy = await policy_to_assign(service, organization, body.policy_id)
     if policy.tracks is None:
         return
     tracks = body.tracks or () if isinstance(body, IngestBody) else ()
@@ -26,12 +26,13 @@ async def check_assignment(service: Service, organization: str, asset: str, body
     check_tracks(body.policy_id, policy, await _settled(service, organization, asset), labels)
 
 
-def policy_to_assign(service: Service, organization: str, policy_id: int) -> Policy:
-    """The policy's content; raises as `check_assignment` does."""
+async def policy_to_assign(service: Service, organization: str, policy_id: int) -> Policy:
+    """Return the policy's content; raises as `check_assignment` does."""
     stored = service.reader.policy(organization, policy_id)
-    if stored is None and policy_id != 0 and not service.reader.state().live:
-        raise NotReady("the view is behind the log, so a policy that it lacks may exist")
-    return assignable(organization, policy_id, stored)
+    try:
+        return assignable(organization, policy_id, stored)
+    except Reject as refusal:
+        raise (refusal if stored else await service.absent(refusal, "a policy")) from None
 
 
 async def _settled(service: Service, organization: str, asset: str) -> AssetRecord | None:

@@ -2,25 +2,37 @@
 
 from typing import Final
 
+from fastapi import Request
+
 from keymill.core.credentials import ORGANIZATION_ID, api_key_id, is_token_of, token_digest
 from keymill.gateway.asking import caller
+from keymill.gateway.service import Service
 from keymill.http.problems import HttpReject
-from keymill.snapshot.reader import SnapshotReader
 from schemas.access import ApiKey, Credential
 
 _SCHEME: Final = "bearer "
 _MAX_HEADER: Final = 1024
 
 
-def authenticate(reader: SnapshotReader, authorization: str, organization: str) -> Credential:
+async def admit(service: Service, request: Request, organization: str) -> Credential:
     """
-    Return the credential behind an Authorization header, which must be of that organization.
+    Return the credential of a request, whose Authorization header must have an API key of that organization.
 
     Raises:
         HttpReject: 401 without a known, unrevoked API key; 403 when it is another organization's, or the
             organization itself is revoked.
+        NotReady: the view is not there yet, or behind, so that a key which it lacks may exist.
     """
-    credential = _credential(reader, authorization)
+    service.readiness.require()
+    reader = service.reader
+    digest = _digest(request.headers.get("authorization", ""))
+    with reader.at_once() as view:
+        found = view.credentials_by_id(api_key_id(digest))
+    keys = [each for each in found if isinstance(each.body, ApiKey) and is_token_of(digest, each.body)]
+    credential = next((each for each in keys if not each.revoked), None)
+    if credential is None:
+        refusal = _unauthorized("the API key is unknown or revoked")
+        raise refusal if keys else await service.absent(refusal, "an API key")
     caller.set(credential.credential)
     if credential.organization != organization:
         message = f"this API key is not of organization {organization!r}"
@@ -31,18 +43,12 @@ def authenticate(reader: SnapshotReader, authorization: str, organization: str) 
     return credential
 
 
-def _credential(reader: SnapshotReader, authorization: str) -> Credential:
+def _digest(authorization: str) -> bytes:
     if not authorization:
         raise _unauthorized("send an API key: Authorization: Bearer …")
     if len(authorization) > _MAX_HEADER or authorization[: len(_SCHEME)].lower() != _SCHEME:
         raise _unauthorized("the Authorization header is no bearer token")
-    digest = token_digest(authorization[len(_SCHEME) :].strip())
-    with reader.at_once() as view:
-        found = view.credentials_by_id(api_key_id(digest))
-    for credential in found:
-        if isinstance(credential.body, ApiKey) and is_token_of(digest, credential.body) and not credential.revoked:
-            return credential
-    raise _unauthorized("the API key is unknown or revoked")
+    return token_digest(authorization[len(_SCHEME) :].strip())
 
 
 def _unauthorized(message: str) -> HttpReject:

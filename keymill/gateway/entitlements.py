@@ -16,7 +16,7 @@ from keymill import telemetry
 from keymill.core.bodies import Time, epoch_ms, read_json
 from keymill.gateway import asking
 from keymill.gateway.answers import rfc3339
-from keymill.gateway.auth import authenticate
+from keymill.gateway.auth import admit
 from keymill.gateway.policy_answers import EntitlementAnswer
 from keymill.gateway.requests import read_limited
 from keymill.gateway.service import Service
@@ -46,7 +46,7 @@ class Entitlements:
 
     async def put(self, request: Request, organization: str, user: str, product: str) -> Response:
         """PUT an entitlement."""
-        self._admit(request, organization)
+        await admit(self._service, request, organization)
         data = await read_limited(request, self._service.settings.max_body_bytes)
         until = epoch_ms(read_json(data or b"{}", EntitlementBody).valid_until, "valid_until")
         record = Entitlement(organization=organization, user=user, product=product, valid_until=until)
@@ -57,13 +57,9 @@ class Entitlements:
 
     async def delete(self, request: Request, organization: str, user: str, product: str) -> Response:
         """DELETE an entitlement, whether there is one or not."""
-        self._admit(request, organization)
+        await admit(self._service, request, organization)
         record = Entitlement(organization=organization, user=user, product=product, deleted=True)
         return Response(status_code=204 if await self._publish(record) else 202)
-
-    def _admit(self, request: Request, organization: str) -> None:
-        self._service.readiness.require()
-        authenticate(self._service.reader, request.headers.get("authorization", ""), organization)
 
     async def _publish(self, record: Entitlement) -> bool:
         """Publish it; tell whether the view holds it after the wait, as the broker does."""

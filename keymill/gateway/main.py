@@ -23,6 +23,7 @@ from keymill.kafka.reporting import Observation, Reporter, held_keks, reporter_o
 from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
 from keymill.kms.record_keys import RecordKeys
+from keymill.snapshot.confirmation import Confirmation
 from keymill.snapshot.follower import Follower
 from keymill.snapshot.observed import Observed
 from keymill.snapshot.reader import SnapshotReader
@@ -73,7 +74,7 @@ def run(settings: GatewaySettings) -> int:
         intake, changes = (_intake(publisher, topic, adopted, audit) for topic in WRITTEN)
         service = Service(
             settings, reader, intake, changes, publisher, letters, waiter, keyring, readiness, audit,
-            adopted[topics.ENTITLEMENTS.name],
+            adopted[topics.ENTITLEMENTS.name], Confirmation(reader),
         )  # fmt: skip
         app = application(
             service, follower, main_port=port_of(bound), admin_port=port_of(admin) if admin else None

@@ -52,11 +52,10 @@ class Policies:
         if found is None:
             deadline = time.monotonic() + APPEAR_S
             found = await self._service.waiter.until(lambda: reader.policy(organization, policy_id), deadline)
-        if found is None and not reader.state().live:
-            raise NotReady("the view is behind the log, so a policy that it lacks may exist")
         if found is None:
             message = f"organization {organization} has no policy {policy_id}"
-            raise UnknownKey(message, field="policy_id", code="policy_unknown")
+            unknown = UnknownKey(message, field="policy_id", code="policy_unknown")
+            raise await self._service.absent(unknown, "a policy")
         return found
 
     async def create(self, organization: str, name: str, policy: Policy, key: str | None) -> PolicyRecord:

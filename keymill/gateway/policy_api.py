@@ -15,7 +15,7 @@ from keymill.core.formats import native
 from keymill.core.formats.contract import Imported
 from keymill.core.formats.table import export_policy, format_of
 from keymill.errors import InvalidRecord
-from keymill.gateway.auth import authenticate
+from keymill.gateway.auth import admit
 from keymill.gateway.policies import Policies
 from keymill.gateway.policy_answers import DeletedPolicy, PolicyList, PolicySummary, StoredPolicy, detail, summary
 from keymill.gateway.policy_lists import PolicyLists
@@ -45,7 +45,7 @@ class PolicyApi:
 
     async def index(self, request: Request, organization: str) -> Response:
         """GET the policies; deleted ones too with `?deleted=1`, a page with `?limit=`, what comes behind `?after=`."""
-        self._admit(request, organization)
+        await admit(self._service, request, organization)
         limit, after = _number(request, "limit", MAX_COUNT), _number(request, "after", -1)
         found: list[PolicySummary] = []
         async for record in self._lists.each(organization, deleted=flag(request, "deleted"), after=after):
@@ -56,7 +56,7 @@ class PolicyApi:
 
     async def show(self, request: Request, organization: str, policy_id: str) -> Response:
         """GET a policy; with `?format=` its document."""
-        self._admit(request, organization)
+        await admit(self._service, request, organization)
         record = await self._policies.one(organization, policy_id_of(policy_id))
         if "format" not in request.query_params:
             return _json(200, detail(record))
@@ -75,16 +75,12 @@ class PolicyApi:
 
     async def delete(self, request: Request, organization: str, policy_id: str) -> Response:
         """DELETE a policy: its id stays taken, and the assets that have it go on with its last content."""
-        self._admit(request, organization)
+        await admit(self._service, request, organization)
         record = await self._policies.delete(organization, policy_id_of(policy_id), _key(request))
         return _json(200, DeletedPolicy(policy_id=record.policy_id, version=record.version, state=record.state))
 
-    def _admit(self, request: Request, organization: str) -> None:
-        self._service.readiness.require()
-        authenticate(self._service.reader, request.headers.get("authorization", ""), organization)
-
     async def _imported(self, request: Request, organization: str) -> tuple[Imported, str]:
-        self._admit(request, organization)
+        await admit(self._service, request, organization)
         body = await read_limited(request, self._service.settings.max_body_bytes)
         return format_of(_format(request)).read(body), request.query_params.get("name", "")
 

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from keymill.config import GatewaySettings
-from keymill.errors import NotReady, UnknownKey
+from keymill.errors import NotReady, Reject, UnknownKey
 from keymill.gateway.deadletters import DeadLetters
 from keymill.gateway.intake import Intake
 from keymill.gateway.waiting import Published, Settled, Waiter, settled
 from keymill.http.health import Readiness
 from keymill.kafka.producer import Publisher
 from keymill.kms.keyring import Keyring
+from keymill.snapshot.confirmation import Confirmation
 from keymill.snapshot.reader import SnapshotReader
 from keymill.trail.recorder import Recorder
 from schemas.records import AssetRecord, DeadLetter, TopicAdopted
@@ -38,6 +39,7 @@ class Service:
     readiness: Readiness
     audit: Recorder
     entitlements: TopicAdopted
+    confirmation: Confirmation
 
     async def outcome(self, event: Published, wait_s: float) -> Settled | DeadLetter | None:
         """What became of an event within *wait_s*."""
@@ -61,7 +63,7 @@ class Service:
         deadline = time.monotonic() + APPEAR_S
         found = await self.waiter.until(lambda: self.reader.asset(organization, asset), deadline)
         if found is None:
-            raise self.missing(organization, asset)
+            raise await self.missing(organization, asset)
         return found
 
     async def next_version(self, organization: str, asset: str) -> int:
@@ -76,13 +78,16 @@ class Service:
             raise NotReady(f"an earlier event of asset {asset} is not processed yet, or name to_version")
         held = self.reader.asset(organization, asset)
         if held is None:
-            raise self.missing(organization, asset)
+            raise await self.missing(organization, asset)
         return len(held.versions) + 1
 
-    def missing(self, organization: str, asset: str) -> UnknownKey | NotReady:
-        """Why the view lacks an asset: it does not exist, or the view is behind."""
-        if self.reader.state().live:
-            return UnknownKey(
-                f"organization {organization} has no asset {asset}", field="asset_id", code="unknown_asset"
-            )
-        return NotReady("the view is behind the log, so an asset that it lacks may exist")
+    async def missing(self, organization: str, asset: str) -> Reject | NotReady:
+        """Return why the view lacks an asset: it does not exist, or the view is behind."""
+        message = f"organization {organization} has no asset {asset}"
+        return await self.absent(UnknownKey(message, field="asset_id", code="unknown_asset"), "an asset")
+
+    async def absent(self, refusal: Reject, what: str) -> Reject | NotReady:
+        """Return the refusal of what the view lacks, or, while nobody can know that there is no such thing, why."""
+        if await self.confirmation.since(time.monotonic()):
+            return refusal
+        return NotReady(f"the view is behind the log, so {what} that it lacks may exist")

@@ -25,7 +25,7 @@ from kafka.errors import (
 )
 
 from keymill.errors import Misconfigured, Unavailable
-from keymill.kafka.positions import known_offset
+from keymill.kafka.positions import first_since, known_offset
 from schemas.topics import Topic
 
 ANSWER_S: Final = 10.0
@@ -209,10 +209,15 @@ def end_offsets_with(client: Any, names: Iterable[str]) -> dict[str, dict[int, i
 def offsets_since(bootstrap: str, topic: str, since_ms: int) -> dict[int, int]:
     """The first offset of every partition whose record is not older; partitions without one are absent."""
     with connected(bootstrap) as client:
-        partitions = range(describe_with(client, [topic])[topic].partitions)
-        wanted = {TopicPartition(topic, number): since_ms for number in partitions}
-        answer = client.list_partition_offsets(wanted, isolation_level="read_uncommitted")
-    return {tp.partition: found.offset for tp, found in answer.items() if found.offset >= 0}
+        return offsets_since_with(client, range(describe_with(client, [topic])[topic].partitions), topic, since_ms)
+
+
+def offsets_since_with(client: Any, partitions: Iterable[int], topic: str, since_ms: int) -> dict[int, int]:
+    """Like `offsets_since`, of some partitions over an open connection."""
+    wanted = {TopicPartition(topic, number): since_ms for number in partitions}
+    answer = client.list_partition_offsets(wanted, isolation_level="read_uncommitted") if wanted else {}
+    found = {tp.partition: first_since(topic, tp.partition, each.offset) for tp, each in answer.items()}
+    return {partition: offset for partition, offset in found.items() if offset is not None}
 
 
 def group_state(bootstrap: str, group: str) -> GroupState:

@@ -1,5 +1,6 @@
 """A cluster at one moment, over one connection: brokers, replicas, topics, ends, the processors' group."""
 
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,9 @@ from keymill.kafka.cluster import (
     end_offsets_with,
     group_offsets,
     group_state,
+    offsets_since_with,
 )
+from keymill.kafka.positions import known_offset
 from schemas.topics import BY_NAME
 
 Offsets = Mapping[str, Mapping[int, int]]
@@ -32,6 +35,7 @@ class Overview:
         fenced: of those that are registered and away.
         thin: `topic/partition` of every partition that has fewer in-sync replicas than replicas, ascending.
         starts, ends: first and next offset of every partition of our topics.
+        fresh: of every partition of *consumed* topics the first offset that is younger than *fresh_s*, or the end.
         committed: of the group; partitions without a commit are absent.
     """
 
@@ -42,13 +46,17 @@ class Overview:
     topics: Mapping[str, TopicState]
     starts: Offsets
     ends: Offsets
+    fresh: Offsets
     group: GroupState
     committed: Mapping[tuple[str, int], int]
 
 
-def overview(bootstrap: str, group: str) -> Overview:
+def overview(bootstrap: str, group: str, *, consumed: Collection[str] = (), fresh_s: float = 0.0) -> Overview:
     """
     Ask the brokers.
+
+    Args:
+        consumed: topics that the group reads, for `Overview.fresh`.
 
     Raises:
         Unavailable: none answers.
@@ -59,6 +67,12 @@ def overview(bootstrap: str, group: str) -> Overview:
         ends = end_offsets_with(client, topics)
         thin = _thin(client, topics)
         starts = _starts(client, ends)
+        since_ms = time.time_ns() // 1_000_000 - int(fresh_s * 1000)
+        fresh = {
+            name: ends[name] | offsets_since_with(client, ends[name], name, since_ms)
+            for name in consumed
+            if name in ends
+        }
     return Overview(
         nodes=tuple(sorted(each["broker_id"] for each in cluster["brokers"] if not each.get("is_fenced"))),
         fenced=tuple(sorted(each["broker_id"] for each in cluster["brokers"] if each.get("is_fenced"))),
@@ -67,6 +81,7 @@ def overview(bootstrap: str, group: str) -> Overview:
         topics=topics,
         starts=starts,
         ends=ends,
+        fresh=fresh,
         group=group_state(bootstrap, group),
         committed=group_offsets(bootstrap, group),
     )
@@ -87,5 +102,5 @@ def _starts(client: Any, ends: Offsets) -> Offsets:
     wanted = {TopicPartition(name, number): OffsetSpec.EARLIEST for name, places in ends.items() for number in places}
     starts: dict[str, dict[int, int]] = {name: {} for name in ends}
     for tp, found in (client.list_partition_offsets(wanted) if wanted else {}).items():
-        starts[tp.topic][tp.partition] = found.offset
+        starts[tp.topic][tp.partition] = known_offset(tp.topic, tp.partition, found.offset)
     return starts

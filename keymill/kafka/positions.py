@@ -1,10 +1,13 @@
 """Places in topics, and the pure judgement whether a topic is still the one that was read before."""
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from keymill.errors import Unavailable
 from schemas.values import Record
+
+NO_RECORD: Final = -1
+"""Kafka's answer where no record is as young as was asked for (ListOffsets, UNKNOWN_OFFSET)."""
 
 
 class Incoming(Record, frozen=True, gc=False):
@@ -73,6 +76,11 @@ def known_offset(topic: str, partition: int, offset: int) -> int:
     if offset < 0:
         raise Unavailable(f"the Kafka brokers gave no offset of {topic}-{partition} ({offset}): they do not answer now")
     return offset
+
+
+def first_since(topic: str, partition: int, offset: int) -> int | None:
+    """Return the first offset that is not older than what was asked for; None where there is no such record (-1)."""
+    return None if offset == NO_RECORD else known_offset(topic, partition, offset)
 
 
 def truncation(ends: Mapping[tuple[str, int], int], read: Mapping[tuple[str, int], int]) -> str:

@@ -34,12 +34,14 @@ class Limits(Record, frozen=True, kw_only=True):
     From where on something is a concern.
 
     Args:
-        lag: records that the group, or an archive, may be behind; a view's lag counts in seconds.
+        lag: records that an archive may be behind.
+        waiting_s: what an event may wait for the processors; a view's lag counts in seconds too.
         silent_s: age of the last report of a program that lives.
         stale_s: since a view last held all that the brokers had, as of its program's last report.
     """
 
     lag: int = 10_000
+    waiting_s: float = 30.0
     silent_s: float = 30.0
     stale_s: float = 10.0
 
@@ -85,7 +87,7 @@ def judge(
     concerns = (
         *_of_brokers(seen),
         *_of_topics(differences),
-        *_of_group(seen, lag, limits),
+        *_of_group(seen, limits),
         *_of_programs(lines, limits),
         *_of_keks(gaps),
         *_of_unreadable(unreadable),
@@ -121,6 +123,18 @@ def group_lag(seen: Overview) -> dict[str, int]:
     return lag
 
 
+def overdue(seen: Overview) -> dict[str, int]:
+    """Return how many records have waited for the group too long (`Overview.fresh`), by topic that has some."""
+    late: dict[str, int] = {}
+    for topic in CONSUMED:
+        starts = seen.starts.get(topic, {})
+        late[topic] = sum(
+            max(0, fresh - seen.committed.get((topic, number), starts.get(number, 0)))
+            for number, fresh in seen.fresh.get(topic, {}).items()
+        )
+    return {topic: records for topic, records in late.items() if records}
+
+
 def _between(starts: Offsets, ends: Offsets, topic: str) -> int:
     return sum(end - starts.get(topic, {}).get(number, 0) for number, end in ends.get(topic, {}).items())
 
@@ -143,15 +157,15 @@ def _of_topics(differences: tuple[Difference, ...]) -> Iterator[Concern]:
         yield Concern(what=str(difference), runbook="a-topic-is-not-what-the-catalogue-says")
 
 
-def _of_group(seen: Overview, lag: Mapping[str, int], limits: Limits) -> Iterator[Concern]:
+def _of_group(seen: Overview, limits: Limits) -> Iterator[Concern]:
     group = seen.group
     if group.members == 0:
         yield Concern(what=f"no processor is in the group {group.name}", runbook="events-wait")
     elif group.state != "Stable":
         yield Concern(what=f"the group {group.name} is in state {group.state}", runbook="events-wait")
-    for topic, records in lag.items():
-        if records > limits.lag:
-            yield Concern(what=f"the processors are {records} records behind on {topic}", runbook="events-wait")
+    for topic, records in overdue(seen).items():
+        what = f"{records} records of {topic} have waited for the processors for more than {limits.waiting_s:.0f} s"
+        yield Concern(what=what, runbook="events-wait")
 
 
 def _of_programs(lines: tuple[ProgramLine, ...], limits: Limits) -> Iterator[Concern]:

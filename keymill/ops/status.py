@@ -17,7 +17,7 @@ from keymill.errors import Unavailable
 from keymill.ops.address import bootstrap_of
 from keymill.ops.listing import print_json
 from keymill.ops.options import Bootstrap, Data, File, Json
-from keymill.ops.standing import Limits, Standing, judge
+from keymill.ops.standing import CONSUMED, Limits, Standing, judge
 from keymill.ops.status_table import line_of, shown
 
 ATTENTION: Final = 1
@@ -31,7 +31,10 @@ def status(
     bootstrap: Bootstrap = None,
     watch: Annotated[bool, typer.Option("--watch", help="look again and again until Ctrl-C")] = False,
     interval: Annotated[float, typer.Option(min=0.5, max=3600, help="seconds between two looks of --watch")] = 2.0,
-    max_lag: Annotated[int, typer.Option(min=0, help="records that group and views may be behind")] = Limits().lag,
+    max_lag: Annotated[int, typer.Option(min=0, help="records that an archive may be behind")] = Limits().lag,
+    max_wait: Annotated[float, typer.Option(min=1, help="seconds that an event may wait for the processors")] = (
+        Limits().waiting_s
+    ),
     silent_after: Annotated[
         float, typer.Option(min=1, help="seconds without a report after which a program is silent")
     ] = Limits().silent_s,
@@ -43,7 +46,7 @@ def status(
     What needs attention is said with its section of docs/runbook.md. --watch ends with the exit code of its last look.
     """
     given = load(ProcessorSettings, file=settings, data=data, bootstrap=bootstrap)
-    limits = Limits(lag=max_lag, silent_s=silent_after)
+    limits = Limits(lag=max_lag, waiting_s=max_wait, silent_s=silent_after)
     brokers = bootstrap_of(given)
     if watch:
         return _watch(brokers, given.group, limits, interval, as_json=as_json)
@@ -68,7 +71,7 @@ def look(bootstrap: str, group: str, limits: Limits) -> Standing:
     from keymill.kafka.status_topic import Status, read_status
     from schemas.topics import ADOPTIONS, BY_NAME, STATUS
 
-    seen = overview(bootstrap, group)
+    seen = overview(bootstrap, group, consumed=CONSUMED, fresh_s=limits.waiting_s)
     told = read_status(bootstrap) if STATUS.name in seen.topics else Status({}, None, ())
     adoptions = read_adoptions(bootstrap) if ADOPTIONS.name in seen.topics else Adoptions({})
     found = differences(BY_NAME, seen.topics, adoptions.held)

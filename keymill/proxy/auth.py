@@ -99,6 +99,7 @@ _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _scope: Final = msgspec.json.Decoder(_Scope)
 _claims: Final = msgspec.json.Decoder(Claims)
 _invalid: Final = Refusal(reason=Reason.TOKEN_INVALID, message="the token is not valid")
+_unknown: Final = Refusal(reason=_invalid.reason, message=_invalid.message, absent=True)
 
 
 class Tokens:
@@ -120,8 +121,8 @@ class Tokens:
         if known is None or not _still(known, find):
             self._verified.pop(token, None)
             fresh = self._verify(token, find)
-            if fresh is None:
-                return _invalid
+            if isinstance(fresh, Refusal):
+                return fresh
             known = self._keep(token, fresh)
         return _refused_now(known.claims, now_ms, client) or known.claims
 
@@ -135,21 +136,23 @@ class Tokens:
         self._verified[token] = verified
         return verified
 
-    def _verify(self, token: str, find: FindCredential) -> Verified | None:
+    def _verify(self, token: str, find: FindCredential) -> Verified | Refusal:
         if len(token) > MAX_TOKEN or not token.isascii():
-            return None
+            return _invalid
         try:
             header_part, claims_part, _signature = token.split(".")
             header = _read_header(_from_base64url(header_part))
             # Which key to try is read from what is not verified yet; the key then proves that it was right.
             organization = ids.check_organization(_scope.decode(_from_base64url(claims_part)).organization)
             credential = find(organization, ids.check_name(header.kid, "kid"))
-            if credential is None or credential.revoked or not isinstance(credential.body, TokenKey):
-                return None
+            if credential is None:
+                return _unknown
+            if credential.revoked or not isinstance(credential.body, TokenKey):
+                return _invalid
             payload = self._signed(token, header, credential, credential.body)
-            return None if payload is None else Verified(claims=_claims.decode(payload), credential=credential)
+            return _invalid if payload is None else Verified(claims=_claims.decode(payload), credential=credential)
         except (KeymillError, jwt.PyJWTError, msgspec.MsgspecError, ValueError, RecursionError, UnsupportedAlgorithm):
-            return None
+            return _invalid
 
     def _signed(self, token: str, header: _Header, credential: Credential, key: TokenKey) -> bytes | None:
         if header.alg != key.algorithm or key.algorithm not in self._engines:

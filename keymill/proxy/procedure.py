@@ -25,7 +25,8 @@ from keymill.trail.recorder import Recorder
 from schemas.values import DrmSystem
 
 _CLEAR_HLS: Final = ClearHls()
-_MISSING: Final = frozenset({Reason.UNKNOWN_ASSET, Reason.UNKNOWN_KID})
+_AWAITED: Final = frozenset({Reason.UNKNOWN_ASSET, Reason.UNKNOWN_KID})
+"""What the view may be about to learn; whatever else it lacks is not waited for."""
 _USED: Final = Refusal(reason=Reason.TOKEN_USED, message="the token was used already: it is good for one license")
 
 
@@ -105,13 +106,13 @@ async def answer(dialect: Dialect, raw: RawRequest, state: ViewState, means: Mea
 
 
 def decide(  # noqa: PLR0911, PLR0912 every step may refuse
-    request: LicenseRequest, state: ViewState, means: Means
+    request: LicenseRequest, means: Means
 ) -> Decided:
     """Steps (2) to (7) of `answer`, on one state of the view."""
     now_ms = means.now_ms()
     with means.reader.at_once() as view:
         # (1)
-        found = steps.services(request, view, state)
+        found = steps.services(request, view)
         if isinstance(found, Refusal):
             return found
         # (2)
@@ -134,12 +135,12 @@ def decide(  # noqa: PLR0911, PLR0912 every step may refuse
         if drm_system is DrmSystem.WIDEVINE and widevine.asks_certificate(request.challenge):
             return Certificate(upstream) if upstream else steps.no_license_server(drm_system)
         # (3)
-        asset = steps.find_asset(request, claims.organization, view, state)
+        asset = steps.find_asset(request, claims.organization, view)
         if isinstance(asset, Refusal):
             return asset
         # (4) (5)
         caller = Caller(claims, organization, aim.limits)
-        terms = means.terms.grant(request, asset, caller, view, state, now_ms)
+        terms = means.terms.grant(request, asset, caller, view, now_ms)
         if isinstance(terms, Refusal):
             return terms
         # (6)
@@ -152,7 +153,7 @@ def decide(  # noqa: PLR0911, PLR0912 every step may refuse
         if request.kid is not None:
             asked = Asked(kids=None, persistent=asked.persistent)
         named = steps.named_periods(request, asset, view) if asked.kids is None else ()
-        chosen = steps.choose(asset, asked, grant, view, state, clear=request.hls, named=named)
+        chosen = steps.choose(asset, asked, grant, view, clear=request.hls, named=named)
         if isinstance(chosen, Refusal):
             return chosen
         # (7)
@@ -171,22 +172,29 @@ def decide(  # noqa: PLR0911, PLR0912 every step may refuse
 
 
 async def _decide_in_time(request: LicenseRequest, state: ViewState, means: Means) -> Decided:
-    """`decide`, again at each change of a caught-up view that lacks the asset: its tail may be about to bring it."""
+    """
+    `decide`, again at each change of a caught-up view that lacks the asset: its tail may be about to bring it.
+
+    What the view lacks at last does not exist only if its follower has said since that the view is live.
+    """
     decided = _decide_now(request, state, means)
-    if not isinstance(decided, Refusal) or decided.reason not in _MISSING:
+    if not isinstance(decided, Refusal) or not decided.absent:
         return decided
     began, deadline = time.monotonic(), means.waiting.deadline()
     while True:
-        since = means.reader.txn_id()
-        decided = _decide_now(request, means.reader.state(), means)
-        if not isinstance(decided, Refusal) or decided.reason not in _MISSING:
+        since, now = means.reader.txn_id(), means.reader.state()
+        decided = _decide_now(request, now, means)
+        if not isinstance(decided, Refusal) or not decided.absent:
             return decided
-        if not await means.waiting.changed(since, deadline):
-            return decided if await means.waiting.confirmed(began) else steps.BEHIND
+        if now.live and decided.reason in _AWAITED and await means.waiting.changed(since, deadline):
+            continue
+        if decided.reason is Reason.TOKEN_INVALID:  # no wait: how long a refusal takes must not tell which keys exist
+            return decided if now.live else steps.BEHIND
+        return decided if await means.waiting.confirmed(began) else steps.BEHIND
 
 
 def _decide_now(request: LicenseRequest, state: ViewState, means: Means) -> Decided:
-    return steps.readiness(state, means.max_staleness_s) or decide(request, state, means)
+    return steps.readiness(state, means.max_staleness_s) or decide(request, means)
 
 
 @lru_cache(maxsize=256)

@@ -150,10 +150,18 @@ STATUS: Final[dict[Reason, int]] = {
 
 
 class Refusal(Record, frozen=True, kw_only=True):
-    """No license, and why. `message` is for a person; `at_ms` and `now_ms` are the two times of an expired token."""
+    """
+    No license, and why.
+
+    Args:
+        message: for a person.
+        at_ms, now_ms: the two times of an expired token.
+        absent: the view lacks what was asked for, which is final only while the view is known to be live.
+    """
 
     reason: Reason
     message: str
+    absent: bool = False
     at_ms: int = 0
     now_ms: int = 0
     retry_after_s: int = TRANSIENT_RETRY_S

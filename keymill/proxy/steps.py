@@ -58,11 +58,9 @@ def readiness(state: ViewState, max_staleness_s: int) -> Refusal | None:
     return None
 
 
-def absent(state: ViewState, reason: Reason, message: str) -> Refusal:
+def absent(reason: Reason, message: str) -> Refusal:
     """Something is not in the view: it does not exist, or, while the view is behind or cut off, nobody knows."""
-    if state.live:
-        return Refusal(reason=reason, message=message)
-    return BEHIND
+    return Refusal(reason=reason, message=message, absent=True)
 
 
 def token_missing(name: str) -> Refusal:
@@ -71,13 +69,13 @@ def token_missing(name: str) -> Refusal:
     return Refusal(reason=Reason.TOKEN_MISSING, message=message)
 
 
-def services(request: LicenseRequest, view: Reads, state: ViewState) -> Sequence[Service] | Refusal:
+def services(request: LicenseRequest, view: Reads) -> Sequence[Service] | Refusal:
     """The service configurations that the request may mean, one per organization; none if it names none."""
     if request.service is None:
         return ()
     name, version = request.service
     found = [service for service in view.services(name, version) if not service.retired]
-    return found or absent(state, Reason.UNKNOWN_SERVICE, version)
+    return found or absent(Reason.UNKNOWN_SERVICE, version)
 
 
 def aim(request: LicenseRequest, claims: Claims, found: Sequence[Service]) -> Aim | Refusal:
@@ -103,14 +101,14 @@ def no_license_server(target: DrmSystem) -> Refusal:
     return Refusal(reason=Reason.NO_LICENSE_SERVER, message=f"no license server is configured for {target.value}")
 
 
-def find_asset(request: LicenseRequest, organization: str, view: Reads, state: ViewState) -> AssetRecord | Refusal:
+def find_asset(request: LicenseRequest, organization: str, view: Reads) -> AssetRecord | Refusal:
     """The asset by id, or by one of its KIDs."""
     if request.kid is not None:
         owner = view.owner(organization, request.kid) if len(request.kid) == KID_SIZE else None
         found = view.asset(organization, owner.asset) if owner else None
-        return found or absent(state, Reason.UNKNOWN_KID, "no such KID")
+        return found or absent(Reason.UNKNOWN_KID, "no such KID")
     found = view.asset(organization, request.asset or "")
-    return found or absent(state, Reason.UNKNOWN_ASSET, f"no asset {request.asset}")
+    return found or absent(Reason.UNKNOWN_ASSET, f"no asset {request.asset}")
 
 
 def choose(
@@ -118,7 +116,6 @@ def choose(
     asked: Asked,
     granted: Grant,
     view: Reads,
-    state: ViewState,
     *,
     clear: bool = False,
     named: Collection[NamedPeriod] = (),
@@ -139,7 +136,7 @@ def choose(
     else:
         located = candidates(asset, asked.kids, view)
         if located is None:
-            return absent(state, Reason.UNKNOWN_KID, "none of the KIDs is known")
+            return absent(Reason.UNKNOWN_KID, "none of the KIDs is known")
         found = located
     withheld: dict[str, tuple[str, ...]] = {}
     covered = _covered(found, asset, granted, view, clear, withheld)

@@ -11,7 +11,6 @@ from keymill.proxy.auth import Claims
 from keymill.proxy.request import LicenseRequest, Reason, Refusal
 from keymill.proxy.steps import absent
 from keymill.snapshot.reads import Reads
-from keymill.snapshot.state import ViewState
 from schemas.access import Entitlement, OrganizationCreated
 from schemas.policy import Policy
 from schemas.records import AssetRecord, PolicyRecord
@@ -58,7 +57,7 @@ class Terms:
         self._merged: dict[Slot, _Merged] = {}
 
     def grant(
-        self, request: LicenseRequest, asset: AssetRecord, caller: Caller, view: Reads, state: ViewState, now_ms: int
+        self, request: LicenseRequest, asset: AssetRecord, caller: Caller, view: Reads, now_ms: int
     ) -> tuple[Grant, int] | Refusal:
         """What is granted, and the version of the policy (0 for the built-in default)."""
         claims = caller.claims
@@ -78,7 +77,7 @@ class Terms:
             granted = Grant(policy=held.granted.policy, tracks=held.granted.tracks, now_ms=now_ms)
             return granted, stored.version if stored else 0
         rules = _Rules(scope, entitlement, required)
-        merged = _merge(request, asset, caller, stored, rules, view, state, now_ms)
+        merged = _merge(request, asset, caller, stored, rules, view, now_ms)
         if plain and isinstance(merged, Grant):
             self._remember(slot, _Merged(asset, stored, caller.limits, merged))
         return merged if isinstance(merged, Refusal) else (merged, stored.version if stored else 0)
@@ -118,12 +117,11 @@ def _merge(
     stored: PolicyRecord | None,
     rules: _Rules,
     view: Reads,
-    state: ViewState,
     now_ms: int,
 ) -> Grant | Refusal:
     effective = policy.effective_policy(asset, stored)
     if isinstance(effective, policy.Refusal):
-        return absent(state, Reason(effective.code), effective.message)
+        return absent(Reason(effective.code), effective.message)
     asks = asks_of(request, caller, asset, view)
     if isinstance(asks, Refusal):
         return asks
@@ -143,4 +141,5 @@ def _merge(
 
 
 def _refusal(refusal: policy.Refusal) -> Refusal:
-    return Refusal(reason=Reason(refusal.code), message=refusal.message)
+    reason = Reason(refusal.code)
+    return Refusal(reason=reason, message=refusal.message, absent=reason is Reason.NOT_ENTITLED)

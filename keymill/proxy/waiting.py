@@ -4,11 +4,9 @@ import asyncio
 import time
 from typing import Final
 
+from keymill.snapshot.confirmation import Confirmation
 from keymill.snapshot.reader import SnapshotReader
 
-CONFIRM_S: Final = 0.5
-"""What the view lacks does not exist only if its follower is alive: it beats five times a second."""
-CONFIRM_POLL_S: Final = 0.02
 MAX_WAITING: Final = 256
 """Requests that may wait at once; each looks again at every change of the view, which others must not pay for."""
 
@@ -18,6 +16,7 @@ class Waiting:
 
     def __init__(self, reader: SnapshotReader, missing_wait_ms: int) -> None:
         self._reader = reader
+        self.confirmed = Confirmation(reader).since
         self._wait_s = missing_wait_ms / 1000
         self._change: asyncio.Task[bool] | None = None
         self._waiting = 0
@@ -25,15 +24,6 @@ class Waiting:
     def deadline(self) -> float:
         """When a request that begins to wait now has waited enough."""
         return time.monotonic() + self._wait_s
-
-    async def confirmed(self, began: float) -> bool:
-        """Tell whether the follower says that the view is live, and has said so after *began* (monotonic)."""
-        until = time.monotonic() + CONFIRM_S
-        while not (state := self._reader.state()).seen_since(began):
-            if time.monotonic() >= until or not state.live:
-                return False
-            await asyncio.sleep(CONFIRM_POLL_S)
-        return True
 
     async def changed(self, since_txn: int, deadline: float) -> bool:
         """Whether the view is another than at *since_txn* before the deadline; False at once when too many wait."""

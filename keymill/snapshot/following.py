@@ -7,6 +7,7 @@ adopted it is read from its first record over what the view holds, whose fingerp
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -36,7 +37,7 @@ READER_CHECK_S: Final = 10.0
 KEYS_LOOK_S: Final = 1.0
 """How soon the keys of an organization are seen of which records came before them."""
 AGAIN_RECORDS: Final = 2_000
-"""Records that are read again between two heartbeats."""
+"""Records that are read again in one transaction."""
 COLD_WAIT_S: Final = 30.0
 """How long a view that has nothing to serve waits for the brokers before its process ends."""
 RECONNECT_S: Final = 0.5
@@ -49,6 +50,7 @@ SUCCESSOR_EVERY_S: Final = 1.0
 ERROR_SHOWN_S: Final = 3.0
 """A topic that changes under a running program is told for at least so long: processors look once a second, and end."""
 log = telemetry.logger("snapshot.follower")
+T = TypeVar("T")
 
 
 class FollowerSettings(Record, frozen=True, kw_only=True):
@@ -125,6 +127,7 @@ class Following:
                 raise Misconfigured(f"the topic {name} was created anew once more: run `keymill topics adopt`")
         self._writer.bind(started)
         self._notice, self._adopted, self._takeovers = None, {}, 0
+        self._beat = msgspec.structs.replace(self._beat, stopped=None)
 
     def _known(self) -> dict[str, Checkpoint]:
         """What was read, without the topics that have an adopted successor."""
@@ -135,7 +138,7 @@ class Following:
         shown_until = time.monotonic() + (ERROR_SHOWN_S if self._tail.contact or self._takeovers else 0.0)
         unchanged = 0
         while not self._stopping():
-            found = self._succession()
+            found = self._beating(self._succession)
             unchanged = unchanged + 1 if found and not found.replaced else 0
             if unchanged >= STRIKES:
                 return False
@@ -173,6 +176,14 @@ class Following:
             time.sleep(BEAT_EVERY_S)
             self._write_beat()
 
+    def _beating(self, work: Callable[[], T]) -> T:
+        """Do in a thread what may wait for brokers or disk, and go on beating: a silent one is killed as frozen."""
+        with ThreadPoolExecutor(1) as pool:
+            doing = pool.submit(work)
+            while not wait((doing,), BEAT_EVERY_S).done:
+                self._write_beat()
+            return doing.result()
+
     def _tell(self, error: Stop) -> None:
         self._beat = msgspec.structs.replace(self._beat, error=str(error), live=False)
         self._write_beat()
@@ -205,7 +216,7 @@ class Following:
                 self._beat = msgspec.structs.replace(self._beat, progress_s=time.time())
         if tail.caught_up and not self._beat.live:
             if not writer.facts.ready:
-                self._written(writer.mark_ready)
+                self._written(partial(self._beating, writer.mark_ready))
             log.info("view is caught up", folder=str(writer.folder), behind=tail.behind)
             self._refresh()
         now = time.monotonic()
@@ -216,7 +227,7 @@ class Following:
             writer.reader_check()
         if writer.facts.keyless and now - self._looked >= KEYS_LOOK_S:
             self._looked = now
-            self._judge_keyless()
+            self._beating(self._judge_keyless)
 
     def _written(self, write: Callable[[], W]) -> W | None:
         """What *write* gives, as soon as the disk takes it; None when told to stop before."""
@@ -262,7 +273,6 @@ class Following:
             if count % AGAIN_RECORDS == 0:
                 self._writer.apply_again(batch)
                 batch.clear()
-                self._write_beat()
         self._writer.apply_again(batch)
 
     def _refresh(self) -> None:
@@ -296,6 +306,7 @@ class Following:
             ready=facts.ready,
             quarantined=facts.quarantined,
             stale=facts.stale,
+            stopped=(last.error or last.stopped) if last else None,
         )
         if last is None or last.environment != beat.environment or not facts.ready:
             return beat

@@ -60,6 +60,7 @@ class Heartbeat(Record, frozen=True, kw_only=True):
     stale: int = 0
     notice: str | None = None
     error: str | None = None
+    stopped: str | None = None
 
 
 class ViewState(Record, frozen=True, kw_only=True):
@@ -78,6 +79,7 @@ class ViewState(Record, frozen=True, kw_only=True):
         progress_s: wall clock of the last applied record, 0 for none.
         notice: what hinders it (a pinned log, no broker); it goes on trying.
         error: why the follower stopped and will not go on by itself; what the view holds is served on.
+        stopped: `error`, or that of the run before while its successor tries again and does not read yet.
     """
 
     ready: bool
@@ -91,11 +93,12 @@ class ViewState(Record, frozen=True, kw_only=True):
     notice: str | None
     error: str | None
     unfollowed_s: float = _NEVER
+    stopped: str | None = None
 
     def degraded(self) -> str | None:
         """Return why what is served may be old by now, or None."""
-        if self.error:
-            return f"the copy is not followed any more: {self.error}"
+        if self.stopped:
+            return f"the copy is not followed any more: {self.stopped}"
         if self.unfollowed_s > DEGRADED_S:
             return f"the copy is not followed: no sign of life from the follower for {_seconds(self.unfollowed_s)}"
         if self.staleness_s > DEGRADED_S:
@@ -117,6 +120,7 @@ def view_state(beat: Heartbeat | None, positions: dict[str, dict[int, int]]) -> 
         ready=beat.ready, live=beat.live and _beats(beat) and staleness_s < LIVE_S, staleness_s=staleness_s,
         positions=positions, behind=beat.behind, quarantined=beat.quarantined, stale=beat.stale,
         progress_s=beat.progress_s, notice=beat.notice, error=beat.error, unfollowed_s=_unfollowed_s(beat),
+        stopped=beat.error or beat.stopped,
     )  # fmt: skip
 
 
@@ -158,7 +162,11 @@ class HeartbeatFile:
     def write(self, beat: Heartbeat) -> None:
         """Replace the heartbeat; texts are cut so that it fits."""
         short = msgspec.structs.replace(
-            beat, beat_boot_s=time.monotonic(), notice=_cut(beat.notice), error=_cut(beat.error)
+            beat,
+            beat_boot_s=time.monotonic(),
+            notice=_cut(beat.notice),
+            error=_cut(beat.error),
+            stopped=_cut(beat.stopped),
         )
         payload = msgspec.msgpack.encode(short)
         header = len(payload).to_bytes(4, "little") + zlib.crc32(payload).to_bytes(4, "little")

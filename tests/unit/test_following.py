@@ -1,7 +1,9 @@
 """What a follower does when its topics are not those that it read."""
 
+import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from keymill.errors import Misconfigured
@@ -9,6 +11,7 @@ from keymill.kafka.positions import Checkpoint, Described
 from keymill.kafka.succession import Succession
 from keymill.snapshot import following
 from keymill.snapshot.following import FollowerSettings, Following
+from keymill.snapshot.state import Heartbeat, HeartbeatFile, boot_id
 from keymill.snapshot.writer import SnapshotWriter
 from schemas import topics
 from tests.fakes import TRUSTING
@@ -42,6 +45,12 @@ class FakeTail:
 
     def close(self) -> None:
         """Nothing."""
+
+
+def settings_of(writer: SnapshotWriter) -> FollowerSettings:
+    return FollowerSettings(
+        folder=str(writer.folder), key_file="keys.json", topics=Log(4).followed, client={"bootstrap.servers": "b"}
+    )
 
 
 @pytest.fixture
@@ -113,3 +122,54 @@ def test_trouble_that_no_adoption_ends_is_told(writer, monkeypatch) -> None:
     turns = iter(range(1000))
     with pytest.raises(Misconfigured, match="a gap"):
         Following(writer, TRUSTING, settings, lambda: next(turns, None) is None).run()
+
+
+def test_a_retry_says_why_the_run_before_stopped_until_it_reads(writer, monkeypatch) -> None:
+    """Its heartbeat has the reason from the first beat on, and loses it when the topics are bound."""
+    beats = HeartbeatFile(writer.folder, write=True)
+    beats.write(Heartbeat(environment=writer.manifest.environment, boot=boot_id(), ready=True, error="a gap"))
+    seen = []
+    monkeypatch.setattr(FakeTail, "start", lambda *_: seen.append(beats.read().stopped) or Log(4).checkpoints())
+    run = Following(writer, TRUSTING, settings_of(writer), lambda: False)
+    run._write_beat()
+    assert run._connect()
+    run._write_beat()
+    assert (["a gap"], None) == (seen, beats.read().stopped)
+    run._tail.close()
+    beats.close()
+
+
+@pytest.mark.parametrize("what", ["succession", "keys that came", "the end of a bulk load"])
+def test_whatever_takes_long_does_not_look_like_a_frozen_follower(writer, monkeypatch, what: str) -> None:
+    """Brokers that are silent while they are asked, or a slow disk: it goes on beating."""
+    run = Following(writer, TRUSTING, settings_of(writer), lambda: False)
+    beats, gaps = HeartbeatFile(writer.folder), []
+
+    def long(*_args):
+        last = beats.read().beat_boot_s
+        until = time.monotonic() + 0.3
+        while time.monotonic() < until:
+            time.sleep(0.01)
+            gaps.append(time.monotonic() - beats.read().beat_boot_s)
+        assert beats.read().beat_boot_s > last
+        return NOT_YET
+
+    run._write_beat()
+    run._tail.caught_up, run._tail.slots = True, {}
+    monkeypatch.setattr(FakeTail, "poll", lambda *_: [], raising=False)
+    monkeypatch.setattr(following, "READER_CHECK_S", 1e9)
+    if what == "succession":
+        monkeypatch.setattr(following, "succession", long)
+        left = iter(range(2))
+        run._stopping = lambda: next(left, None) is None
+        run._await_successor(Misconfigured("gone"))
+    elif what == "keys that came":
+        writer.facts = msgspec.structs.replace(writer.facts, keyless=("demo",), ready=True)
+        monkeypatch.setattr(run, "_judge_keyless", long)
+        run._step()
+    else:
+        monkeypatch.setattr(writer, "mark_ready", long)
+        run._step()
+    assert gaps and max(gaps) < 0.2
+    run._tail.close()
+    beats.close()

@@ -1,16 +1,27 @@
 """The processor's health port: it answers from the first moment on, and says what the program waits for."""
 
+import asyncio
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from keymill.config import ProcessorSettings, load
 from keymill.http.server import listen, url_of
+from keymill.snapshot.follower import Follower
+from keymill.snapshot.reader import SnapshotReader
+from keymill.snapshot.state import Heartbeat, HeartbeatFile, boot_id
+from keymill.snapshot.writer import SnapshotWriter
 from streams import health
 from streams.health import Health
+from streams.main import VIEW, _tend
+from tests.fakes import TRUSTING
+from tests.view_records import Log
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -49,6 +60,39 @@ def test_a_program_that_stops_is_not_ready(served):
     port.stopping()
     assert ask(f"{url}/readyz") == (503, "the program is stopping")
     assert ask(f"{url}/healthz") == (200, "ok")
+
+
+def test_a_view_that_is_old_is_told(served, tmp_path):
+    """The brokers are silent: the processor stays ready, and says within seconds what it hears nothing of."""
+    port, url = served
+    port.waits_for = None
+    writer = SnapshotWriter(tmp_path / "view", TRUSTING, map_size=1 << 24).open()
+    writer.bind(Log().checkpoints())
+    beats = HeartbeatFile(writer.folder, write=True)
+    reader = SnapshotReader(writer.folder)
+    app = SimpleNamespace(should_stop=False, behind=lambda: 0, waiting_s=lambda _now: 0.0)
+
+    async def tended() -> None:
+        tending = asyncio.create_task(_tend(app, set(), reader, follower, port))
+        while not port.view_trouble and not tending.done():
+            await asyncio.sleep(0.01)
+        app.should_stop = True
+        await tending
+
+    follower = Follower(writer.folder, VIEW, {}, key_file=tmp_path / "keys.json")
+    beat = Heartbeat(environment=writer.manifest.environment, boot=boot_id(), ready=True, live=True)
+    contact = {"contact_boot_s": time.monotonic() - 7, "contact_s": time.time() - 7}
+    beats.write(msgspec.structs.replace(beat, **contact))
+    reader.open(wait_s=0)
+    try:
+        asyncio.run(asyncio.wait_for(tended(), 10))
+        with DIRECT.open(f"{url}/readyz", timeout=5) as answer:
+            told = json.load(answer)
+    finally:
+        reader.close()
+        writer.close()
+        beats.close()
+    assert told["status"] == "ready" and "s old" in told["degraded"]
 
 
 def test_an_event_loop_that_hangs_is_not_ready(served, monkeypatch):

@@ -36,6 +36,23 @@ def test_the_prefix_waits_for_the_first_open_run():
     assert ends(ledger) == {TP: 11}
 
 
+def test_the_oldest_waits_longest():
+    """Of what is delivered and not done, in whichever partition; what is done waits no more."""
+    ledger = Ledger()
+    assert ledger.oldest_ms() is None
+    runs = []
+    for number, stamps in enumerate([(70, 80), (50,), (90,)]):
+        tp = ("t", number)
+        stamp = ledger.assign(tp, generation=1, position=0)
+        records = [RawRecord("t", number, at, ms, 1, b"k", b"v", ()) for at, ms in enumerate(stamps)]
+        runs.append(Run("t", number, stamp.generation, stamp.epoch, 0, len(stamps), records, 2))
+        ledger.deliver(runs[-1])
+    for run, oldest in ((None, 50), (runs[1], 70), (runs[0], 90), (runs[2], None)):
+        if run:
+            ledger.mark_done(run)
+        assert oldest == ledger.oldest_ms()
+
+
 def test_offset_zero_is_not_skipped():
     """Nothing is committed while the very first run is open, although there was no commit before (upstream does)."""
     ledger = Ledger()

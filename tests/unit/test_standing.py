@@ -34,6 +34,7 @@ def overview(**given: Any) -> Overview:
         "topics": {},
         "starts": {ASSETS.name: {0: 0, 1: 0}, KEYS.name: {0: 0}, DEAD_LETTERS.name: {0: 3}},
         "ends": {ASSETS.name: {0: 100, 1: 50}, KEYS.name: {0: 300}, DEAD_LETTERS.name: {0: 5}},
+        "fresh": {ASSETS.name: {0: 100, 1: 50}},
         "group": GroupState(name="g", state="Stable", members=2),
         "committed": {(ASSETS.name, 0): 100, (ASSETS.name, 1): 50},
     }
@@ -78,8 +79,11 @@ CASES: dict[str, tuple[str, Standing]] = {
     "a topic that drifted": ("segment.ms must be 1", standing(differences=(DRIFT,))),
     "an empty group": ("no processor", standing(group=GroupState(name="g", state="Empty", members=0))),
     "a rebalance": ("PreparingRebalance", standing(group=GroupState(name="g", state="PreparingRebalance", members=1))),
-    "lag": ("11 records behind on drm.assets.v1", standing(committed={(ASSETS.name, 0): 89, (ASSETS.name, 1): 50})),
-    "lag before any commit": ("150 records behind on drm.assets.v1", standing(committed={})),
+    "old events": (
+        "1 records of drm.assets.v1 have waited",
+        standing(committed={(ASSETS.name, 0): 99, (ASSETS.name, 1): 50}),
+    ),
+    "old events before any commit": ("150 records of drm.assets.v1 have waited", standing(committed={})),
     "a silent program": ("has not reported for 40 s", standing(report("gateway", at=NOW - 40_000))),
     "a program that waits": ("not ready: the view", standing(report("gateway", waits_for="the view is behind"))),
     "an archive that is behind": (

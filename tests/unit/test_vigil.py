@@ -1,18 +1,24 @@
 """What the vigil concludes from answers that were on their way while the tail read on."""
 
 from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition as KafkaPartition
 from confluent_kafka import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
 from keymill.errors import Misconfigured, Unavailable
 from keymill.kafka import vigil
-from keymill.kafka.lens import Question
+from keymill.kafka.cluster import end_offsets_with, offsets_since_with
+from keymill.kafka.lens import Question, offsets
+from keymill.kafka.overview import _starts
 from keymill.kafka.positions import Described, known_offset
+from keymill.kafka.scan import _first
 from keymill.kafka.vigil import STRIKES, Vigil
+from streams.fetch import _known
 
 TOPIC = "drm.keys.v1"
 
@@ -101,3 +107,48 @@ def test_no_reader_of_offsets_takes_a_negative_one(offset: int) -> None:
         return
     with pytest.raises(Unavailable, match=r"drm\.keys\.v1-3"):
         known_offset(TOPIC, 3, offset)
+
+
+class Answering:
+    """A client of any of the three libraries that gives one offset for everything."""
+
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+
+    def describe_topics(self, names):
+        """As kafka-python's admin client."""
+        return [
+            {"topic": name, "name": name, "error_code": 0, "partitions": [{"partition_index": 3}]} for name in names
+        ]
+
+    def list_partition_offsets(self, wanted, isolation_level=""):
+        """As kafka-python's admin client."""
+        return {place: SimpleNamespace(offset=self.offset) for place in wanted}
+
+    def get_watermark_offsets(self, _place, timeout):
+        """As librdkafka's consumer."""
+        return self.offset, 9
+
+
+READERS = {
+    "ends": lambda client: end_offsets_with(client, [TOPIC])[TOPIC][3],
+    "starts": lambda client: _starts(client, {TOPIC: {3: 9}})[TOPIC][3],
+    "since a time": lambda client: offsets_since_with(client, [3], TOPIC, 1).get(3),
+    "the first of a scan": lambda client: _first(client, TOPIC, 3),
+    "a lens": lambda client: offsets({TopicPartition(TOPIC, 3): SimpleNamespace(offset=client.offset)})[TOPIC, 3],
+    "a processor": lambda client: _known(KafkaPartition(TOPIC, 3), {KafkaPartition(TOPIC, 3): client.offset}),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_every_reader_of_offsets_says_unavailable(reader: str) -> None:
+    """Silence of the brokers is no statement about the log, whichever client asked and for what."""
+    ask = READERS[reader]
+    assert 7 == ask(Answering(7))
+    with pytest.raises(Unavailable, match=r"drm\.keys\.v1-3"):
+        ask(Answering(-1001))
+    if reader == "since a time":
+        assert ask(Answering(-1)) is None, "no record is as young"
+    else:
+        with pytest.raises(Unavailable):
+            ask(Answering(-1))

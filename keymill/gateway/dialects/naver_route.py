@@ -22,7 +22,7 @@ from keymill.core.credentials import ORGANIZATION_ID, ncp_identity
 from keymill.core.envelope import unwrap_secret
 from keymill.core.formats.contract import Imported
 from keymill.core.formats.naver import read
-from keymill.errors import InvalidRecord, UnknownKey
+from keymill.errors import InvalidRecord, NotReady, UnknownKey
 from keymill.gateway.asking import caller
 from keymill.gateway.dialects import naver
 from keymill.gateway.dialects.naver import NaverPolicy, Signed, Status, unauthorized
@@ -114,6 +114,8 @@ class NaverApi:
         proven = [each for each in found if naver.is_signed(signed, self._secret(each)) and not each.revoked]
         if not found:
             naver.is_signed(signed, naver.NO_SECRET)
+        if not found and not self._service.reader.state().live:
+            raise NotReady("the view is behind the log, so an access key that it lacks may exist")
         if not proven:
             raise unauthorized("the access key is unknown or revoked, or its signature does not fit the request")
         if proven[0].organization in revoked:

@@ -105,7 +105,10 @@ class WidevineDoor:
         if signer is not None and isinstance(signer.body, WidevineSigner) and not signer.revoked:
             kek = self._service.keyring.kek(organization, signer.body.kek_epoch)
             secret = unwrap_secret(kek, signer.body.wrapped, *signer_identity(organization, signer.credential))
-        if not widevine.is_signed(envelope, secret) or secret is _NOBODY:
+        signed = widevine.is_signed(envelope, secret)
+        if signer is None and not self._service.reader.state().live:
+            raise Refusal(Status.INTERNAL_ERROR, "not ready: the view is behind, so a signer that it lacks may exist")
+        if not signed or secret is _NOBODY:
             raise Refusal(Status.SIGNATURE_FAILED, "unknown signer, or its signature does not cover the request")
         asking.caller.set(envelope.signer)
         if itself is not None and itself.revoked:
@@ -113,7 +116,7 @@ class WidevineDoor:
 
     async def _find(self, organization: str, asked: Asked, deadline: float) -> tuple[list[Found], bool]:
         asset, found = self._held(organization, asked)
-        self._check_policy(organization, asked, asset)
+        await self._check_policy(organization, asked, asset)
         if asset is not None and found and asked.policy_id in (None, asset.policy_id):
             return found, True
         event, service = _event(organization, asked), self._service
@@ -157,11 +160,11 @@ class WidevineDoor:
             periods = [_complete(_of_period(view, asset, version, index), asked) for index in indexes]
             return asset, [each for period in periods for each in period] if all(periods) else []
 
-    def _check_policy(self, organization: str, asked: Asked, asset: AssetRecord | None) -> None:
+    async def _check_policy(self, organization: str, asked: Asked, asset: AssetRecord | None) -> None:
         if asked.policy_id is None or (asset is not None and asked.policy_id == asset.policy_id):
             return
         try:
-            policy = policy_to_assign(self._service, organization, asked.policy_id)
+            policy = await policy_to_assign(self._service, organization, asked.policy_id)
             check_tracks(asked.policy_id, policy, asset, asked.labels)
         except InvalidRecord as error:
             raise Refusal(Status.INVALID_ARGUMENT, str(error)) from None

@@ -34,8 +34,9 @@ from keymill.kafka.cluster import (
     end_offsets_with,
     group_offsets,
     group_state,
+    set_configs,
 )
-from keymill.kafka.drift import COPARTITIONED, Difference, differences, unreadable
+from keymill.kafka.drift import COPARTITIONED, Difference, differences, settable, unreadable
 from keymill.telemetry import logger
 from schemas.records import TopicAdopted
 from schemas.topics import ADOPTIONS, ASSETS, BY_NAME, CATALOGUE, PARTITIONS
@@ -48,6 +49,7 @@ __all__ = [
     "adopt",
     "check_topics",
     "cluster_reachable",
+    "configure",
     "create_topics",
     "describe",
     "end_offsets",
@@ -55,6 +57,7 @@ __all__ = [
     "group_state",
     "load_adoptions",
     "plan_adoption",
+    "plan_configs",
     "read_adoptions",
     "require_topics",
 ]
@@ -130,9 +133,7 @@ def plan_adoption(bootstrap: str, names: Sequence[str] = (), *, generation: int 
     Raises:
         Misconfigured: a topic is missing, or differs in what no adoption can mend.
     """
-    unknown = [name for name in names if name not in BY_NAME]
-    if unknown:
-        raise Misconfigured(f"{unknown[0]} is no topic of keymill: one of {', '.join(ALL)}")
+    _require_known(names)
     with connected(bootstrap) as client:
         states = describe_with(client, ALL)
         ends = end_offsets_with(client, states)
@@ -142,6 +143,32 @@ def plan_adoption(bootstrap: str, names: Sequence[str] = (), *, generation: int 
         raise Misconfigured("cannot adopt: " + " | ".join(dict.fromkeys(map(str, hopeless))))
     ground, hidden = _ground(bootstrap, states, ends)
     return takeovers(ground, wanted, generation=generation, hidden=hidden)
+
+
+def plan_configs(bootstrap: str, names: Sequence[str] = (), *, replicas: int | None = None) -> list[Difference]:
+    """
+    What `configure` would set at these topics (all if none is named); nothing is written.
+
+    Raises:
+        Misconfigured: a name is no topic of the catalogue.
+    """
+    _require_known(names)
+    return settable(check_topics(bootstrap, list(names) or ALL, replicas=replicas))
+
+
+def configure(bootstrap: str, plan: Sequence[Difference]) -> None:
+    """Set what `plan_configs` showed. Everything may run meanwhile; what was written before stays as it was written."""
+    wanted: dict[str, dict[str, str]] = {}
+    for difference in plan:
+        wanted.setdefault(difference.topic, {})[difference.what] = difference.expected
+    with connected(bootstrap) as client:
+        set_configs(client, wanted)
+
+
+def _require_known(names: Sequence[str]) -> None:
+    unknown = [name for name in names if name not in BY_NAME]
+    if unknown:
+        raise Misconfigured(f"{unknown[0]} is no topic of keymill: one of {', '.join(ALL)}")
 
 
 def _hopeless(difference: Difference) -> bool:

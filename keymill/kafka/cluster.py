@@ -182,6 +182,12 @@ def create(client: Any, wanted: Iterable[Topic], partitions: int, replicas: int)
     return new
 
 
+def set_configs(client: Any, wanted: Mapping[str, Mapping[str, str]]) -> None:
+    """Set these configs of topics, by topic; the others stay as they are. Raises what a broker says of any."""
+    asked = [ConfigResource(ConfigResourceType.TOPIC, name, dict(configs)) for name, configs in wanted.items()]
+    client.alter_configs(asked, incremental=True)
+
+
 def end_offsets(bootstrap: str, topic: str) -> dict[int, int]:
     """
     The high watermark of every partition, unfinished transactions included: what a reader has to reach.

@@ -66,6 +66,11 @@ def differences(
     return [*found, *_uneven(states)]
 
 
+def settable(found: Iterable[Difference]) -> list[Difference]:
+    """Return those that are configs of topics, which the brokers take while everything runs."""
+    return [each for each in found if each.topic in BY_NAME and each.what in BY_NAME[each.topic].all_configs(1)]
+
+
 def unreadable(records: Sequence[Unreadable]) -> Iterator[Difference]:
     """What a topic holds that nobody can read, if anything."""
     if records:
@@ -105,7 +110,7 @@ def _configs(topic: Topic, state: TopicState, replicas: int | None) -> Iterator[
         if found != value:
             yield Difference(
                 topic=topic.name, what=config, expected=value, found=found, fatal=config == CLEANUP,
-                advice=f"set it with kafka-configs.sh --alter --topic {topic.name}",
+                advice="run `keymill topics configure`",
             )  # fmt: skip
 
 

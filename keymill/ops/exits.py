@@ -55,6 +55,7 @@ COMMANDS: Final[Mapping[str, Meaning]] = {
     "topics check": Meaning("something differs"),
     "topics show": Meaning(""),
     "topics sign": Meaning("something is to be signed and --apply is not given, or a record is left out"),
+    "topics configure": Meaning("something is to be set and --apply is not given"),
     "topics adopt": Meaning("something is to be adopted and --apply is not given"),
     "org create": Meaning("refused"),
     "org list": Meaning(""),

@@ -1,4 +1,4 @@
-"""`keymill topics`: create, check, show, adopt."""
+"""`keymill topics`: create, check, configure, show, adopt."""
 
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -73,6 +73,37 @@ def check_command(
         for difference in found:
             typer.echo(f"{'fatal' if difference.fatal else 'warning'}: {difference}")
     return DIFFERENT if found else 0
+
+
+@app.command("configure")
+def configure_command(
+    topics: Annotated[list[str] | None, typer.Argument(help="names; all topics if none is given")] = None,
+    settings: File = None,
+    data: Data = None,
+    bootstrap: Bootstrap = None,
+    replicas: Replicas = None,
+    apply: Annotated[bool, typer.Option("--apply", help="do it; without it the plan is shown")] = False,
+    as_json: Json = False,
+) -> int:
+    """
+    Set the configs of topics that are not what the catalogue wants, while everything runs.
+
+    What else differs (ids, partitions, replication factor) is `check`'s to tell; nothing of it is touched.
+    """
+    from keymill.kafka.admin import configure, plan_configs
+
+    brokers = bootstrap_of(load(Settings, file=settings, data=data, bootstrap=bootstrap))
+    plan = plan_configs(brokers, topics or [], replicas=replicas)
+    if apply and plan:
+        configure(brokers, plan)
+    if as_json:
+        print_json({"configs": plan, "applied": apply})
+    else:
+        for each in plan:
+            typer.echo(f"{each.topic}: {each.what} {each.found} -> {each.expected}")
+        done = "set" if apply else "nothing is written yet: repeat with --apply"
+        typer.echo(done if plan else "nothing to set: every config is as the catalogue wants it")
+    return DIFFERENT if plan and not apply else 0
 
 
 @app.command("show")

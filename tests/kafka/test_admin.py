@@ -20,6 +20,7 @@ from keymill.kafka.admin import (
     adopt,
     check_topics,
     cluster_reachable,
+    configure,
     create_topics,
     describe,
     end_offsets,
@@ -27,6 +28,7 @@ from keymill.kafka.admin import (
     group_state,
     load_adoptions,
     plan_adoption,
+    plan_configs,
     require_topics,
 )
 from keymill.kafka.adoption import record_adoptions
@@ -235,6 +237,26 @@ def test_other_configs_are_warnings(created: str) -> None:
         "retention.ms", "-1", "1000", False,
     )  # fmt: skip
     assert require_topics(created, [ASSETS.name])[ASSETS.name].generation == 0
+
+
+def test_drifted_configs_are_set_as_planned(created: str) -> None:
+    """The plan writes nothing; applied, just what drifted is set, also a fatal one, and nothing else of the topic."""
+    alter(created, ASSETS.name, "compression.type", "zstd")
+    alter(created, KEYS.name, "cleanup.policy", "delete")
+    alter(created, KEYS.name, "preallocate", "true")  # the catalogue does not say
+    planned = keymill("topics", "configure", bootstrap=created)
+    assert (1, True) == (planned.returncode, "repeat with --apply" in planned.stdout), planned.stderr
+    assert "drm.assets.v1: compression.type zstd -> uncompressed" in planned.stdout
+    assert {"compression.type", "cleanup.policy"} == {each.what for each in check_topics(created)}
+    one = keymill("topics", "configure", ASSETS.name, "--apply", "--json", bootstrap=created)
+    assert (0, ["compression.type"]) == (one.returncode, [each["what"] for each in json.loads(one.stdout)["configs"]])
+    until(lambda: ["cleanup.policy"] == [each.what for each in check_topics(created)])
+    configure(created, plan_configs(created))
+    until(lambda: [] == check_topics(created))
+    assert "true" == describe(created, [KEYS.name])[KEYS.name].configs["preallocate"]
+    alter(created, KEYS.name, "preallocate", "false")
+    assert keymill("topics", "configure", bootstrap=created).returncode == 0
+    assert keymill("topics", "configure", "no-such-topic", bootstrap=created).returncode == 2
 
 
 def test_a_topic_created_again_is_refused_until_adopted(created: str) -> None:

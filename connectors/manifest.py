@@ -14,6 +14,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -24,8 +25,9 @@ from connectors.progress import Progress, head_of, is_same_file, load_progress, 
 from keymill import telemetry
 from keymill.core.bodies import ManifestLine, event_body_of, event_time_of, read_body, request_hash
 from keymill.core.identity import canonical
+from keymill.disk import waiting_for_room
 from keymill.durable import own_file, own_folder
-from keymill.errors import InvalidRecord, Misconfigured, Reject
+from keymill.errors import InvalidRecord, Misconfigured, Reject, Unavailable
 from keymill.kafka.outgoing import Outgoing
 from schemas import topics
 from schemas.codec import encode
@@ -101,23 +103,23 @@ class Manifest:
         """See `Source`; a file is read again from where it was left."""
 
     def acknowledge(self, batch: Batch, offsets: Mapping[Name, int]) -> None:
-        """See `Source`."""
+        """See `Source`. Raises `Unavailable` while the disk is full: the batch is read again."""
         path, upto = _place_of(batch)
         if self._refused:
             log.warning("lines refused", file=path.name, lines=[each.line for each in self._refused][:10])
         refusals = b"".join(
             msgspec.json.encode(each) + b"\n" for each in sorted(self._refused, key=lambda each: each.line)
         )
-        with own_file(_rejected(path), "ab") as file:
-            if refusals:
-                file.write(refusals)
-            file.flush()
-            os.fsync(file.fileno())
-            size = file.tell()
-        if not size:
-            _rejected(path).unlink()
-        self._progress[path.name] = msgspec.structs.replace(upto, rejected=size)
-        save_progress(self._state, self._progress)
+        try:
+            with waiting_for_room(f"the progress of {path}"):
+                size = _append(_rejected(path), refusals)
+                progress = self._progress | {path.name: msgspec.structs.replace(upto, rejected=size)}
+                save_progress(self._state, progress)
+        except Unavailable:
+            with suppress(OSError):
+                self._cut_refusals(_rejected(path))
+            raise
+        self._progress = progress
         log.info("lines sent", file=path.name, events=len(batch.items), line=upto.line)
 
     def close(self) -> None:
@@ -169,6 +171,19 @@ class Manifest:
         with own_file(path, "r+b") as file:
             if os.fstat(file.fileno()).st_size > size:
                 file.truncate(size)
+
+
+def _append(path: Path, refusals: bytes) -> int:
+    """Append to a file of refusals, durably; its size. One that would be empty is not kept."""
+    with own_file(path, "ab") as file:
+        if refusals:
+            file.write(refusals)
+        file.flush()
+        os.fsync(file.fileno())
+        size = file.tell()
+    if not size:
+        path.unlink()
+    return size
 
 
 def record_of(name: str, number: int, line: bytes) -> Outgoing:

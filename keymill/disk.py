@@ -9,6 +9,8 @@ page that the disk has no room for (SIGBUS), and nothing can be said or caught t
 import errno
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +18,7 @@ import lmdb
 
 from keymill import telemetry
 from keymill.durable import open_own
+from keymill.errors import Unavailable
 
 MIB: Final = 1 << 20
 LOOK_S: Final = 1.0
@@ -39,6 +42,17 @@ def is_refusal(error: BaseException) -> bool:
             return error.errno in _FULL
         case _:
             return False
+
+
+@contextmanager
+def waiting_for_room(what: str) -> Iterator[None]:
+    """Raise `Unavailable` for a write that the disk refuses: who tries again later goes on once there is room."""
+    try:
+        yield
+    except (lmdb.Error, OSError) as error:
+        if not is_refusal(error):
+            raise
+        raise Unavailable(f"{what} cannot be written ({error}): make room on its disk") from None
 
 
 def allocate(path: Path, size: int) -> None:

@@ -24,13 +24,14 @@ LIBRDKAFKA: Final = "keymill.kafka.client"
 """The logger that every client of librdkafka gets."""
 CLIENTS: Final = frozenset({"aiokafka", "kafka", "faust", "mode"})
 """Roots of the loggers of other clients, and of what runs on them."""
-RESTARTS: Final = frozenset(
+AGAIN: Final = frozenset(
     {
+        "the address cannot be noted, and commands may not find this cluster",
         "child_ended", "kafka_ended", "kafka_restart_failed", "follower ended and is started again",
         "worker died and is started again",
     }
 )  # fmt: skip
-"""Events of our own that come again with every restart of a child that cannot start."""
+"""Events of our own that come again with every restart of a child that cannot start, and with every try to note it."""
 _RDKAFKA: Final = re.compile(
     r"(?P<what>\w+) \[rdkafka#(?P<kind>\w+)-\d+\] (?:\[thrd:[^\]]*\]: )?(?P<text>.*)", re.DOTALL
 )
@@ -58,7 +59,7 @@ def complaint_of(logger: str, message: object) -> Complaint | None:
     if isinstance(message, dict):
         event = message.get("event")
         who = message.get("child") or message.get("folder") or logger
-        return Complaint(f"{who}", f"{event} {message.get('status')}") if event in RESTARTS else None
+        return Complaint(f"{who}", f"{event} {message.get('status')}") if event in AGAIN else None
     text = str(message)
     if logger == LIBRDKAFKA:
         found = _RDKAFKA.match(text)

@@ -24,9 +24,9 @@ from typing import IO, Any, Final
 import lmdb
 import msgspec
 
-from keymill.disk import allocate, is_refusal
+from keymill.disk import allocate, waiting_for_room
 from keymill.durable import open_own, own_folder, replace_own
-from keymill.errors import Corrupt, Misconfigured, NotReady, Unavailable
+from keymill.errors import Corrupt, Misconfigured, NotReady
 from keymill.snapshot.layout import DATABASES, FORMAT
 from keymill.snapshot.state import boot_id
 from schemas.values import Record
@@ -227,7 +227,8 @@ def await_manifest(folder: Path, wait_s: float) -> Manifest:
 def clear_errors(folder: Path) -> Iterator[None]:
     """Say what an LMDB error means and what to do."""
     try:
-        yield
+        with waiting_for_room(f"the view {folder}"):
+            yield
     except lmdb.MapFullError:
         raise Misconfigured(
             f"the view {folder} has reached its map size: raise KEYMILL_MAP_SIZE_GIB and start again"
@@ -240,7 +241,3 @@ def clear_errors(folder: Path) -> Iterator[None]:
         ) from None
     except lmdb.PanicError:
         raise NotReady(f"a write to the view {folder} failed half-way: it is opened anew") from None
-    except (lmdb.Error, OSError) as error:
-        if not is_refusal(error):
-            raise
-        raise Unavailable(f"the view {folder} cannot be written ({error}): make room on its disk") from None

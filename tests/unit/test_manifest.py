@@ -1,15 +1,17 @@
 """The manifest folder as a source: in order, resumable, refusals beside."""
 
 import codecs
+import errno
 import json
 import os
 from pathlib import Path
 
 import pytest
 
+from connectors import manifest
 from connectors.manifest import Manifest
 from connectors.progress import FORMER_STATE_FILE, STATE_FILE
-from keymill.errors import Corrupt, Misconfigured, Reject
+from keymill.errors import Corrupt, Misconfigured, Reject, Unavailable
 from schemas.codec import decode
 from schemas.events import AssetEvent
 from schemas.values import MAX_RECENT
@@ -152,6 +154,27 @@ def test_crash_after_the_refusals_does_not_write_them_twice(tmp_path: Path) -> N
     source = Manifest(tmp_path, tmp_path / "state")
     assert [event.asset for event in events(source)] == ["a1"]
     assert len((tmp_path / "a.rejected.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("full", ["_append", "save_progress"])
+def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str) -> None:
+    """The same batch comes again until it can be noted, and its refusals stand there once."""
+    (tmp_path / "a.jsonl").write_text(line("a1") + "{}\n")
+    source = Manifest(tmp_path, tmp_path / "state")
+    append = manifest._append
+
+    def refuse(path: Path, refusals: object) -> int:
+        if full == "_append":
+            append(path, b"{half a li")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for _ in range(2):
+        with monkeypatch.context() as patch, pytest.raises(Unavailable, match="make room"):
+            patch.setattr(manifest, full, refuse)
+            events(source)
+    assert ["a1"] == [event.asset for event in events(source)]
+    assert [2] == [json.loads(each)["line"] for each in (tmp_path / "a.rejected.jsonl").read_text().splitlines()]
+    assert source.read() is None
 
 
 def test_batch_refusal_of_the_broker_is_kept(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -21,6 +22,7 @@ from keymill.http.problems import problem
 BLOCK: Final = 512
 """Bytes, the unit of `st_blocks` (POSIX leaves it open; Linux)."""
 STOPPING: Final = "the program is stopping"
+_ALSO: Final[list[Collector]] = []
 Check = Callable[[], str | None]
 """Why the program is not ready, or None."""
 
@@ -81,12 +83,20 @@ def health_routes(readiness: Readiness) -> list[BaseRoute]:
     return [*probe_routes(readiness), Route("/metrics", metrics)]
 
 
+def show_also(collector: Collector) -> None:
+    """Show what *collector* gives in /metrics, whether or not several workers share theirs."""
+    _ALSO.append(collector)
+    REGISTRY.register(collector)
+
+
 def _registry() -> CollectorRegistry:
     """The registry of this process, or of all workers when prometheus_client shares files between them."""
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return REGISTRY
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    for each in _ALSO:
+        registry.register(each)
     return registry
 
 

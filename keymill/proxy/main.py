@@ -24,6 +24,7 @@ from keymill.http.admin import listen_admin
 from keymill.http.server import announce, listen, url_of
 from keymill.kafka.reporting import Observation, Reporter, held_keks, reporter_of
 from keymill.kms.keyfile import KeyFile
+from keymill.proxy.frozen import FrozenFile
 from keymill.proxy.life import VIEW
 from keymill.proxy.pool import Pool
 from keymill.snapshot.follower import Follower
@@ -69,6 +70,8 @@ def _serve(settings: ProxySettings, bound: socket.socket, admin: socket.socket |
     with Follower(folder, TOPICS, client, key_file=key_file, map_size=size, log_level=level) as follower:
         # (4)
         pool = Pool(settings, bound, admin, parent=os.getpid(), environment=_environment(settings))
+        counted = FrozenFile(pool.folder)
+        counted.write()
         sender = sender_of(spool_folder(settings.data, VIEW), settings.bootstrap)
         with _reporter(settings, folder, pool, stop):
             try:
@@ -79,6 +82,7 @@ def _serve(settings: ProxySettings, bound: socket.socket, admin: socket.socket |
                 while not stop.wait(TEND_S):
                     follower.tend()
                     pool.tend()
+                    counted.write()
             finally:
                 pool.stop()
                 sender.close()  # after the workers, whose last events it sends

@@ -136,8 +136,7 @@ class Pool:
         parent: int,
         environment: Mapping[str, str],
     ) -> None:
-        folder = settings.data / "views" / "proxy-standing"
-        own_folder(folder)
+        self.folder = folder = own_folder(settings.data / "views" / "proxy-standing")
         whole = Told(
             settings=told(settings), listening=bound.fileno(), admin=admin.fileno() if admin else -1, parent=parent,
             standing="",

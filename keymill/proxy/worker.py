@@ -21,6 +21,7 @@ from keymill.http.admin import port_of
 from keymill.http.server import serve
 from keymill.kms.keyfile import KeyFile
 from keymill.process import end_with_parent
+from keymill.proxy import frozen
 from keymill.proxy.app import application
 from keymill.proxy.life import Life
 from keymill.proxy.standing import StandingFile
@@ -53,6 +54,7 @@ def main() -> int:
     settings = ProxySettings(**told.settings)
     telemetry.configure("proxy", settings.log_level)
     _quiet()
+    frozen.show(Path(told.standing).parent)
     try:
         life = Life(settings, KeyFile(settings.keys_path), StandingFile(Path(told.standing)))
         bound = socket.socket(fileno=told.listening)

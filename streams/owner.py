@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from keymill.errors import Misconfigured, NotReady
+from keymill.errors import Misconfigured, NotReady, Reject
 from keymill.kafka.producer import Outgoing, Publisher
 from keymill.snapshot.layout import Rejection
 from keymill.snapshot.reader import SnapshotReader
@@ -58,6 +58,7 @@ class Owner(Generic[T]):
         self._end_offset = end_offset
         self._caught_up: set[int] = set()
         self._owned: frozenset[int] | None = None
+        self._told: set[Rejection] = set()
 
     @property
     def generation(self) -> object:
@@ -126,14 +127,27 @@ class Owner(Generic[T]):
         suspects = {wrong.partition for wrong, _ in self._superseded(owned)}
         trusted = frozenset([partition for partition in suspects if await self._has_caught_up(partition)])
         async with self.lock:
-            for wrong, held in self._superseded(trusted):
+            found = self._superseded(trusted)
+            self._told.intersection_update(wrong for wrong, _ in found)
+            for wrong, held in found:
                 if wrong.partition not in (self._owned or ()):
                     continue
-                log.warning("repair", record_key=wrong.record_key.decode(), offset=wrong.offset, reason=wrong.reason)
-                again = Outgoing(topic=wrong.topic, record_key=wrong.record_key, value=held, partition=wrong.partition)
-                (offset,) = await self.publisher.publish([again])
-                self.overlay.add(wrong.partition, wrong.record_key, offset)
-                REPAIRS.labels(wrong.reason).inc()
+                await self._write_again(wrong, held)
+
+    async def _write_again(self, wrong: Rejection, held: bytes) -> None:
+        """Write one record over a wrong one. Where its organization's keys are lost it waits, and the others go on."""
+        name = wrong.record_key.decode()
+        again = Outgoing(topic=wrong.topic, record_key=wrong.record_key, value=held, partition=wrong.partition)
+        try:
+            (offset,) = await self.publisher.publish([again])
+        except Reject as error:
+            if wrong not in self._told:
+                self._told.add(wrong)
+                log.error("not_repaired", record_key=name, offset=wrong.offset, reason=wrong.reason, error=str(error))
+            return
+        log.warning("repair", record_key=name, offset=wrong.offset, reason=wrong.reason)
+        self.overlay.add(wrong.partition, wrong.record_key, offset)
+        REPAIRS.labels(wrong.reason).inc()
 
     def _superseded(self, partitions: frozenset[int]) -> list[tuple[Rejection, bytes]]:
         with self.reader.at_once() as view:
@@ -149,6 +163,7 @@ class Owner(Generic[T]):
 
     def _begin(self, owned: frozenset[int] | None) -> None:
         self._owned = owned
+        self._told.clear()
         self.overlay.clear()
         self._caught_up = set()  # another one: who still waits for the former generation's ends must not fill this
 

@@ -97,9 +97,13 @@ class Trusting:
         """See `RecordKeys`."""
         return ""
 
-    def knows(self, organization: str) -> bool:
+    def knows(self, organization: str, epoch: int) -> bool:
         """See `RecordKeys`."""
         return True
+
+    def epochs(self) -> frozenset[tuple[str, int]]:
+        """See `RecordKeys`."""
+        return frozenset()
 
 
 TRUSTING = Trusting()

@@ -5,7 +5,7 @@ A program installs the keys of its settings once, before it reads or writes; eve
 process uses them. Records of topics without authentication pass as they are (`schemas.topics`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from confluent_kafka import Message
@@ -16,7 +16,17 @@ from keymill.kafka.outgoing import Outgoing, name_of
 from schemas import topics
 from schemas.topics import Authentication, Topic
 
-__all__ = ["REASONS", "RecordKeys", "authenticator_of", "install", "installed", "refusal_of", "with_authenticator"]
+__all__ = [
+    "REASONS",
+    "RecordKeys",
+    "authenticator_of",
+    "go_without",
+    "install",
+    "installed",
+    "is_unverified",
+    "refusal_of",
+    "with_authenticator",
+]
 
 WrittenHeaders = list[tuple[str, str | bytes | None]]
 """As the Kafka client takes them."""
@@ -33,8 +43,12 @@ class RecordKeys(Protocol):
         """Return why a record is not to be trusted, a code; empty when it is."""
         ...
 
-    def knows(self, organization: str) -> bool:
-        """Tell whether the organization's keys are here."""
+    def knows(self, organization: str, epoch: int) -> bool:
+        """Tell whether the organization's keys of that epoch are here."""
+        ...
+
+    def epochs(self) -> frozenset[tuple[str, int]]:
+        """Return every (organization, epoch) of which there are keys."""
         ...
 
 
@@ -43,6 +57,8 @@ class _Process:
 
     keys: RecordKeys | None = None
     since: dict[str, Sequence[int]] = {}
+    unverified: bool = False
+    tell: Callable[[], None] | None = None
 
 
 AUTHENTICATED: Final = frozenset(
@@ -51,8 +67,24 @@ AUTHENTICATED: Final = frozenset(
 
 
 def install(keys: RecordKeys | None) -> None:
-    """Use these keys from now on; None forgets them."""
+    """Use these keys from now on; None forgets them, and that anything was read without."""
     _Process.keys = keys
+    _Process.unverified = _Process.unverified and keys is not None
+
+
+def go_without(tell: Callable[[], None]) -> None:
+    """
+    Use no keys: nothing that others trust can be written, and what is read is not verified.
+
+    Args:
+        tell: called once, when the first record is read that keys would have judged.
+    """
+    _Process.keys, _Process.tell = None, tell
+
+
+def is_unverified() -> bool:
+    """Tell whether anything was read that keys would have judged, and there were none."""
+    return _Process.unverified
 
 
 def trust_before(since: Mapping[str, Sequence[int]]) -> None:
@@ -119,9 +151,19 @@ def authenticator_of(message: Message) -> bytes | None:
 
 def refusal_of(message: Message, topic: str) -> str:
     """Return why a message of a topic is not to be trusted, a code; empty when it is, or nobody here can tell."""
-    if _Process.keys is None or not is_authenticated(topic):
+    if not is_authenticated(topic):
+        return ""
+    if _Process.keys is None:
+        _read_unverified()
         return ""
     reason = _Process.keys.judge(topic, message.key() or b"", message.value() or b"", authenticator_of(message))
     if reason == UNAUTHENTICATED and is_older(topic, message.partition() or 0, message.offset() or 0):
         return ""
     return reason
+
+
+def _read_unverified() -> None:
+    if not _Process.unverified:
+        _Process.unverified = True
+        if _Process.tell:
+            _Process.tell()

@@ -29,6 +29,11 @@ class Keyring:
         at = max(timestamp, 0)
         return max([entry.root_version for entry in schedule if entry.activates <= at])
 
+    def roots(self) -> frozenset[tuple[str, int]]:
+        """Return (organization, root version) of every root."""
+        kms = self._kms
+        return frozenset((each, root.root_version) for each in kms.organizations() for root in kms.schedule(each))
+
     def prk(self, organization: str, root_version: int) -> Secret:
         """The PRK of (organization, root version), 32 bytes."""
         found = self._prks.get((organization, root_version))

@@ -64,13 +64,17 @@ class RecordKeys:
             reader = self._readers[place] = found
         return "" if reader.verifies(record_key, value, authenticator) else records.FORGED
 
-    def knows(self, organization: str) -> bool:
-        """Tell whether the organization's keys are here."""
+    def knows(self, organization: str, epoch: int) -> bool:
+        """Tell whether the organization's keys of that epoch are here."""
         try:
-            self._opened().record_mac_key(organization, 1)
+            self._opened().record_mac_key(organization, epoch)
         except KeymillError:
             return False
         return True
+
+    def epochs(self) -> frozenset[tuple[str, int]]:
+        """Return every (organization, epoch) of which there are keys."""
+        return self._opened().roots()
 
     def _reader(self, topic: str, record_key: bytes, authenticator: bytes) -> Mac | Verifier | str:
         entry, head = topics.entry_of(topic), records.read_head(authenticator)

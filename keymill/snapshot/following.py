@@ -26,7 +26,7 @@ from keymill.kafka.vigil import STRIKES
 from keymill.kms.record_keys import record_keys_of
 from keymill.snapshot import store
 from keymill.snapshot.state import Heartbeat, HeartbeatFile, boot_id
-from keymill.snapshot.writer import SnapshotWriter
+from keymill.snapshot.writer import SnapshotWriter, keys_come
 from schemas.values import Record
 
 POLL_S: Final = 0.1
@@ -87,6 +87,7 @@ class Following:
         self._file = HeartbeatFile(writer.folder, write=True)
         self._beat = self._first_beat(self._file.read())
         self._beaten = self._checked = self._looked = 0.0
+        self._epochs: frozenset[tuple[str, int]] = frozenset()
         self._notice: str | None = None
         self._adopted: dict[str, str] = {}
         self._takeovers = 0
@@ -249,11 +250,12 @@ class Following:
 
     def _judge_keyless(self) -> None:
         """Read again what was refused for want of the keys of organizations that are known by now."""
-        found = [each for each in self._writer.facts.keyless if self._keys.knows(each)]
-        if not found:
+        epochs = self._keys.epochs()
+        found, whose = keys_come(self._writer.facts.keyless, self._keys, self._epochs)
+        if not whose:
             return
-        log.warning("keys have come: what was refused is judged again", organizations=found)
-        prefixes = tuple(f"{each}/".encode("ascii") for each in found)
+        log.warning("keys have come: what was refused is judged again", organizations=sorted(whose))
+        prefixes = tuple(f"{each}/".encode("ascii") for each in whose)
         try:
             with Scanner(str(self._settings.client["bootstrap.servers"])) as scanner:
                 for topic, checkpoint in self._writer.checkpoints().items():
@@ -262,6 +264,7 @@ class Following:
         except (Retry, Corrupt) as error:
             log.warning("what was refused cannot be read again yet", reason=str(error))
         else:
+            self._epochs = epochs
             self._written(partial(self._writer.found_keys, found))
 
     def _judge_again(self, scanner: Scanner, topic: str, partition: int, end: int, prefixes: tuple[bytes, ...]) -> None:

@@ -9,7 +9,7 @@ import lmdb
 import msgspec
 
 from keymill import telemetry
-from keymill.core.record_authentication import NO_RECORD_KEY
+from keymill.core.record_authentication import NO_RECORD_KEY, read_head
 from keymill.core.view import APPLIED, SAME, Fate, Verdict, quarantined
 from keymill.errors import NotReady, Unavailable
 from keymill.kafka.authentication import RecordKeys
@@ -27,7 +27,9 @@ MAX_REJECTED: Final = 10_000
 """Refused records kept for ops; the oldest go first, the counters count all."""
 BULK_RECORDS: Final = 500
 MAX_KEYLESS: Final = 1000
-"""Organizations without keys that are remembered; whoever may write to a topic can invent any number of them."""
+"""Keys that are waited for by name; whoever may write to a topic can invent any number of them."""
+ANYBODY: Final = "*"
+"""Stands for those that were too many: then every key that comes is waited for."""
 PATIENCE: Final = 16
 """Big batches that are judged one by one after one that was not all new; each failed attempt costs a batch's writes."""
 _FACTS: Final = b"facts"
@@ -44,7 +46,11 @@ class Facts(Record, frozen=True, kw_only=True):
     stale: int = 0
     rejections: int = 0
     keyless: tuple[str, ...] = ()
-    """Organizations of which records were refused because nobody here had the keys to judge them."""
+    """
+    ORGANIZATION/EPOCH of the keys that nobody here had, so that records were refused; `ANYBODY` for more of them.
+
+    With its epoch: else a record that names one for ever unknown would have all of its organization's read again.
+    """
 
 
 class SnapshotWriter:
@@ -204,9 +210,9 @@ class SnapshotWriter:
         with store.clear_errors(self.folder):
             self._judge_each(batch, [self._examiner.examine(message) for message in batch], {})
 
-    def found_keys(self, organizations: Collection[str]) -> None:
-        """Note that their records have been judged."""
-        keyless = tuple(each for each in self.facts.keyless if each not in organizations)
+    def found_keys(self, found: Collection[str]) -> None:
+        """Note that what waited for these keys has been judged."""
+        keyless = tuple(each for each in self.facts.keyless if each not in found)
         facts = msgspec.structs.replace(self.facts, keyless=keyless)
         with store.clear_errors(self.folder), self._begin() as txn:
             self._put_facts(txn, facts)
@@ -234,9 +240,9 @@ class SnapshotWriter:
         if facts.rejections >= MAX_REJECTED:
             txn.delete((facts.rejections - MAX_REJECTED).to_bytes(_NUMBER, "big"), db=handle)
         keyless = facts.keyless
-        if verdict.reason == NO_RECORD_KEY and len(keyless) < MAX_KEYLESS:
-            organization = (message.key or b"").partition(b"/")[0].decode("ascii", "replace")
-            keyless = keyless if organization in keyless else (*keyless, organization)
+        if verdict.reason == NO_RECORD_KEY and ANYBODY not in keyless:
+            waits_for = _key_named(message) if len(keyless) < MAX_KEYLESS else ANYBODY
+            keyless = keyless if waits_for in keyless else (*keyless, waits_for)
         return msgspec.structs.replace(
             facts,
             keyless=keyless,
@@ -282,3 +288,25 @@ class SnapshotWriter:
         if self._lock:
             self._lock.close()
             self._lock = None
+
+
+def _key_named(message: Incoming) -> str:
+    """As `Facts.keyless` has it."""
+    head = read_head(message.authenticator or b"")
+    organization = (message.key or b"").partition(b"/")[0].decode("ascii", "replace")
+    return f"{organization}/{head.epoch if head else 1}"
+
+
+def keys_come(
+    keyless: Collection[str], keys: RecordKeys, before: frozenset[tuple[str, int]]
+) -> tuple[list[str], set[str]]:
+    """
+    Return which entries of `Facts.keyless` have their keys by now, and whose records are to be judged again.
+
+    Args:
+        before: what `RecordKeys.epochs` said when they were judged last; nothing after a start.
+    """
+    named = [(each, *each.partition("/")[::2]) for each in keyless if each != ANYBODY]
+    found = [(each, organization) for each, organization, epoch in named if keys.knows(organization, int(epoch or 1))]
+    come = {organization for organization, _ in keys.epochs() - before} if ANYBODY in keyless else set()
+    return [each for each, _ in found], come | {organization for _, organization in found}

@@ -19,7 +19,7 @@ from keymill.kms.keyring import Keyring
 from keymill.kms.provider import RootActivation
 from keymill.kms.record_keys import RecordKeys, record_keys_of
 from keymill.snapshot.reader import SnapshotReader
-from keymill.snapshot.writer import SnapshotWriter
+from keymill.snapshot.writer import ANYBODY, MAX_KEYLESS, SnapshotWriter, keys_come
 from schemas import topics
 from schemas.codec import encode
 from schemas.topics import Authentication
@@ -198,15 +198,42 @@ def test_records_that_came_before_the_keys_are_judged_again(log, tmp_path: Path)
     authenticator = record_keys_of(late).authenticate(topics.KEYS, key, encode(record))
     message = msgspec.structs.replace(records.put((key, record)), authenticator=authenticator)
     writer.apply([message], records.slots)
-    assert ("late",) == writer.facts.keyless
+    assert ("late/1",) == writer.facts.keyless
     assert [NO_RECORD_KEY] == [each.reason for each in reader.rejected()]
-    assert not keys.knows("late")
+    assert not keys.knows("late", 1)
     path.write_bytes(late.read_bytes())
-    assert keys.knows("late")
+    assert keys.knows("late", 1)
     writer.apply_again([message])
-    writer.found_keys(["late"])
+    writer.found_keys(["late/1"])
     assert reader.has(topics.KEYS.name, key)
     assert () == writer.facts.keyless
+
+
+def test_a_record_of_an_unknown_epoch_has_nothing_judged_again(log, tmp_path: Path) -> None:
+    """Nobody can have a known organization's records read over and over; they are when that root comes."""
+    records, writer, _, keys = log
+    key, record = key_record("film")
+    forged = record_authentication.write_head(record_authentication.MAC_FORM, 2) + bytes(record_authentication.MAC_SIZE)
+    writer.apply([msgspec.structs.replace(records.put((key, record)), authenticator=forged)], records.slots)
+    assert ("demo/2",) == writer.facts.keyless
+    assert ([], set()) == keys_come(writer.facts.keyless, keys, frozenset())
+    assert (["demo/2"], {"demo"}) == keys_come(writer.facts.keyless, keys_of("demo", versions=2), frozenset())
+
+
+def test_invented_organizations_keep_no_real_one_waiting(log) -> None:
+    """However many there were before it, its records are judged when its keys come; and no others then."""
+    records, writer, _, keys = log
+    batch = []
+    for number in range(MAX_KEYLESS + 5):
+        key, record = key_record("film", organization=f"fake-{number}")
+        made = keys_of(f"fake-{number}").authenticate(topics.KEYS, key, encode(record))
+        batch.append(msgspec.structs.replace(records.put((key, record)), authenticator=made))
+    writer.apply(batch, records.slots)
+    keyless = writer.facts.keyless
+    assert (MAX_KEYLESS + 1, ANYBODY) == (len(keyless), keyless[-1])
+    before = keys.epochs()
+    assert ([], set()) == keys_come(keyless, keys, before)
+    assert ([], {"late"}) == keys_come(keyless, keys_of(*(each for each, _ in before), "late"), before)
 
 
 def test_a_mac_costs_little() -> None:

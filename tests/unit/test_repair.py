@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import streams.owner
+from keymill.errors import UnknownKey
 from keymill.kafka.outgoing import Outgoing
 from keymill.kafka.positions import Incoming
 from keymill.kms.keyring import Keyring
@@ -33,6 +34,7 @@ class Owner:
     def __init__(self, folder: Path) -> None:
         self.log = Log()
         self.sent: list[Incoming] = []
+        self.lost = b""
         self.ends = dict.fromkeys(range(PARTITIONS), 0)
         self.writer = SnapshotWriter(folder, TRUSTING, map_size=MAP).open()
         self.writer.bind(self.log.checkpoints())
@@ -53,7 +55,10 @@ class Owner:
         )
 
     async def publish(self, records: Sequence[Outgoing]) -> list[int]:
-        """Append."""
+        """Append; what is about an organization without keys cannot be authenticated."""
+        for each in records:
+            if each.record_key.partition(b"/")[0] == self.lost:
+                raise UnknownKey("organization lost has no roots")
         sent = [
             self.log.put_raw(topics.KEYS, each.record_key, each.value, partition=each.partition) for each in records
         ]
@@ -94,6 +99,20 @@ def test_a_zombie_and_a_rogue_are_written_over_once(owner: Owner) -> None:
     assert owner.repair() == []
     owner.take(*written)
     assert owner.repair() == []
+
+
+def test_an_organization_without_keys_costs_no_other_its_repair(owner: Owner) -> None:
+    """Its record stays superseded until the keys are back, and every other one is written again."""
+    theirs, others = asset_record("film", 9, organization="lost"), FILM
+    owner.take(owner.log.put(theirs))
+    owner.lost = b"lost"
+    for key, _ in (theirs, others):
+        owner.take(owner.log.put_raw(topics.KEYS, key, None))
+    assert owner.repair() == [(others[0], encode(others[1]))]
+    owner.take(*owner.sent)
+    assert owner.repair() == []
+    owner.lost = b""
+    assert owner.repair() == [(theirs[0], encode(theirs[1]))]
 
 
 def test_a_view_behind_the_former_owner_repairs_nothing(owner: Owner) -> None:

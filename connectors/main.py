@@ -21,7 +21,7 @@ from keymill.config import ConnectSettings
 from keymill.errors import Misconfigured
 from keymill.http.server import announce
 from keymill.kafka.admin import require_topics
-from keymill.kafka.authentication import install
+from keymill.kafka.authentication import go_without, install
 from keymill.kafka.producer import Publisher
 from keymill.kafka.whole import WholeTail
 from keymill.kms.record_keys import record_keys_of
@@ -52,6 +52,9 @@ def run(name: str, settings: ConnectSettings, *, once: bool = False) -> int:
         raise Misconfigured(f"there is no connector {name}: one of {', '.join(CONNECTORS)}")
     if settings.keys_path.exists():  # a connector writes nothing that is authenticated, and verifies what it can
         install(record_keys_of(settings.keys_path))
+    else:
+        missing = str(settings.keys_path)
+        go_without(lambda: log.warning("what is read is not verified: there is no key file", key_file=missing))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

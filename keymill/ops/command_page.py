@@ -32,6 +32,9 @@ case; a command that fails says why there, on one line, and nothing on stdout (`
 holds, `replay --simulate` what it has found). Brokers that do not answer are waited for ten seconds.
 `status --watch --json` and `audit --follow --json` print a line each time.
 
+Without a key file a command reads the topics and verifies nothing: a line on stderr says so, and with `--json` the
+object that it prints, or each one of its array, has `"verified": false`. Nothing that others trust is written then.
+
 {programs}
 run until they are stopped and have no `--json`: their log is JSON lines on stderr, and on stdout stands one line of
 JSON with the address where they answer (none with `connect --once`).

@@ -8,6 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from keymill.kafka.authentication import is_unverified
+
 WIDE: Final = 1000
 """Columns of what is no terminal: a line there is never broken."""
 
@@ -46,7 +48,23 @@ def print_differences(differences: Iterable[Mapping[str, Any]]) -> None:
 
 def print_json(value: Any) -> None:
     """Print a value as one line of JSON."""
-    typer.echo(msgspec.json.encode(value).decode())
+    typer.echo(json_of(value))
+
+
+def json_of(value: Any) -> str:
+    """
+    Return a value as one line of JSON.
+
+    Its objects, or those of the array that it is, have `"verified": false` when what was read was not verified.
+    """
+    if is_unverified():
+        told = msgspec.to_builtins(value)
+        value = [_marked(each) for each in told] if isinstance(told, list | tuple) else _marked(told)
+    return msgspec.json.encode(value).decode()
+
+
+def _marked(told: Any) -> Any:
+    return told | {"verified": False} if isinstance(told, dict) else told
 
 
 def _cell(value: Any) -> str:

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import msgspec
 import typer
 
 from keymill.errors import InvalidRecord
 from keymill.kafka.scan import Scanner
 from keymill.ops import source
 from keymill.ops.held import Held
+from keymill.ops.listing import json_of
 from keymill.ops.replaying_policies import HeldPolicies
 from keymill.ops.report import Report
 from keymill.ops.simulating import (
@@ -38,7 +38,7 @@ def simulate(bootstrap: str, policies: Path | None, schedule: Path | None, as_js
     count = 0
     for effect in _effects(bootstrap, drafts, schedules):  # told as they are found: there may be one per asset
         if as_json:
-            typer.echo((b"," if count else b"[") + msgspec.json.encode(effect), nl=False)
+            typer.echo(("," if count else "[") + json_of(effect), nl=False)
         else:
             typer.echo(_line(effect))
         count += 1

@@ -1,13 +1,11 @@
 """`keymill status`: brokers, topics, group, programs, KEK epochs and the last audit at one glance, or all the while."""
 
-import json
 import signal
 import threading
 import time
 from contextlib import nullcontext
 from typing import Annotated, Final
 
-import msgspec
 import typer
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,7 +13,7 @@ from rich.live import Live
 from keymill.config import ProcessorSettings, load
 from keymill.errors import Unavailable
 from keymill.ops.address import bootstrap_of
-from keymill.ops.listing import print_json
+from keymill.ops.listing import json_of, print_json
 from keymill.ops.options import Bootstrap, Data, File, Json
 from keymill.ops.standing import CONSUMED, Limits, Standing, judge
 from keymill.ops.status_table import line_of, shown
@@ -103,7 +101,7 @@ def _watch(bootstrap: str, group: str, limits: Limits, interval: float, *, as_js
 
 
 def _said(standing: Standing, *, as_json: bool) -> str:
-    return json.dumps(msgspec.to_builtins(standing)) if as_json else f"{_clock()} {line_of(standing)}"
+    return json_of(standing) if as_json else f"{_clock()} {line_of(standing)}"
 
 
 def _clock() -> str:

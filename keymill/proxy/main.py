@@ -22,8 +22,10 @@ from keymill.durable import own_folder
 from keymill.errors import Misconfigured
 from keymill.http.admin import listen_admin
 from keymill.http.server import announce, listen, url_of
+from keymill.kafka.authentication import install
 from keymill.kafka.reporting import Observation, Reporter, held_keks, reporter_of
 from keymill.kms.keyfile import KeyFile
+from keymill.kms.record_keys import record_keys_of
 from keymill.proxy.frozen import FrozenFile
 from keymill.proxy.life import VIEW
 from keymill.proxy.pool import Pool
@@ -53,6 +55,7 @@ def run(settings: ProxySettings) -> int:
     if not settings.bootstrap:
         raise Misconfigured("bootstrap (KEYMILL_BOOTSTRAP) is empty: name the Kafka brokers, or run `keymill up`")
     KeyFile(settings.keys_path)
+    install(record_keys_of(settings.keys_path))
     # (2)
     with _patiently(lambda: listen(settings.host, settings.proxy_port), stop) as bound:
         admin = _patiently(lambda: listen_admin(settings, settings.proxy_admin_port, bound), stop)

@@ -6,8 +6,9 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from confluent_kafka import Producer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from keymill.errors import Unavailable
+from keymill.core.record_authentication import HEADER
+from keymill.errors import Unavailable, UnknownKey
 from keymill.kafka.admin import load_adoptions
 from keymill.kafka.adoption import record_adoptions
+from keymill.kafka.authentication import RecordKeys, WrittenHeaders
 from keymill.kafka.cluster import connected
 from keymill.kafka.scan import scan_partition
+from keymill.kms.record_keys import record_keys_of
 from keymill.ops.address import write_address
 from keymill.ops.exits import COMMANDS
 from keymill.ops.programs import NAMES
@@ -32,7 +36,7 @@ from schemas.codec import schema_of
 from schemas.ids import asset_key, claim_key
 from schemas.partition import partition_for
 from tests.broker import running_broker
-from tests.command_runs import FOUND, line_of, prepare, run_all
+from tests.command_runs import FOUND, line_of, options_of, prepare, run_all
 from tests.e2e.leaks import content_secrets, leaks
 from tests.gateway_rig import ORGANIZATION, PARTITIONS, Rig, eventually, running
 
@@ -271,21 +275,39 @@ FAIL = {"credential revoke", "token-key retire", "policy assign"}
 
 @pytest.fixture
 def littered(rig: Rig) -> bytes:
-    """Every topic with what nobody can read, on the right and on a wrong partition; returns the KID of a bad claim."""
+    """
+    Every topic with what nobody can read, on the right and on a wrong partition; returns the KID of a bad claim.
+
+    Each record twice, as somebody without keys would write it and as somebody who has them all: what a reader looks at
+    besides the authenticator must hold by itself.
+    """
     kid = bytes(range(16))
     producer, failed = Producer({"bootstrap.servers": rig.bootstrap}), list[object]()
+    keyring = record_keys_of(rig.data / "keys.json")
     for topic in topics.CATALOGUE:
         headers = [schema_of(kind).header for kind in topic.records]
         values = (None, b"", b"rubbish", b'{"oops":1}', b"\xc3\x01" + bytes(20), *(each + b"\xff" for each in headers))
         keys = [f"{ORGANIZATION}/rubbish".encode(), b"\x1b[2J\xff/", b"", claim_key(ORGANIZATION, kid)]
         for key in (*keys, None) if topic.cleanup is topics.Cleanup.DELETE else keys:
-            for value in values:
-                for partition in range(PARTITIONS):
-                    producer.produce(
-                        topic.name, value, key, partition, on_delivery=lambda error, _: failed.append(error)
-                    )
+            for value, partition, proof in product(values, range(PARTITIONS), proofs(keyring, topic, key or b"")):
+                producer.produce(
+                    topic.name, value, key, partition, headers=proof(value or b""),
+                    on_delivery=lambda error, _: failed.append(error),
+                )  # fmt: skip
     assert producer.flush(30) == 0 and set(failed) == {None}
     return kid
+
+
+def proofs(keys: RecordKeys, topic: topics.Topic, record_key: bytes) -> list[Callable[[bytes], WrittenHeaders]]:
+    """The headers that a value is written with: none, and where somebody could make it, its authenticator."""
+    made: list[Callable[[bytes], WrittenHeaders]] = [lambda _: []]
+    if topic.authentication is not topics.Authentication.NONE:
+        try:
+            keys.authenticate(topic, record_key, b"")
+        except UnknownKey:  # of no organization, so nobody has its keys
+            return made
+        made.append(lambda value: [(HEADER, keys.authenticate(topic, record_key, value))])
+    return made
 
 
 def test_every_command_prints_one_line_of_json_and_no_secret(
@@ -313,6 +335,24 @@ def test_every_command_prints_one_line_of_json_and_no_secret(
     texts = {name: (ran.stdout + ran.stderr).encode() for name, ran in done.items() if name != "credential create"}
     secrets = content_secrets(rig.bootstrap, rig.data) | {"an API key": made["api_key"].encode()}
     assert (True, []) == (len(secrets) > 2, leaks(secrets, [], texts))
+
+
+def test_no_command_trusts_in_silence_what_it_cannot_verify(rig: Rig, film: dict[str, Any], tmp_path: Path) -> None:
+    """Without a key file a command says on stderr and in its JSON that nothing was verified, or it does nothing."""
+    prepare(tmp_path)
+    brokers = {"KEYMILL_BOOTSTRAP": rig.bootstrap, "KEYMILL_DATA": str(tmp_path)}
+    names = [name for name in FOUND if name not in NAMES and "--bootstrap" in options_of(FOUND[name])]
+    done = dict(zip(names, run_all([line_of(each, tmp_path, ORGANIZATION) for each in names], **brokers), strict=True))
+    assert not (tmp_path / "keys.json").exists()
+    silent = {}
+    for name, ran in done.items():
+        told = json.loads(ran.stdout or "[]")
+        marks = [each.get("verified") for each in (told if isinstance(told, list) else [told])]
+        if told and (set(marks) != {False} or "is not verified" not in ran.stderr):
+            silent[name] = ran
+        assert told or ran.stderr, (name, ran)
+    assert {} == silent
+    assert 8 <= sum(bool(ran.stdout) for ran in done.values())
 
 
 def mine(bootstrap: str, topic: str, record_key: bytes) -> int:

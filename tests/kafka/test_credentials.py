@@ -15,7 +15,8 @@ from keymill.core.credentials import signer_identity, token_digest
 from keymill.core.envelope import unwrap_secret
 from keymill.errors import Conflict, InvalidRecord, Misconfigured, UnknownKey
 from keymill.kafka.admin import create_topics, end_offsets
-from keymill.kafka.authentication import install
+from keymill.kafka.authentication import install, with_authenticator
+from keymill.kafka.producer import Outgoing
 from keymill.kafka.scan import scan_partition
 from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
@@ -120,7 +121,7 @@ def test_mistakes_are_named(bootstrap: str, key_file: Path) -> None:
 
 
 def test_what_no_view_takes_no_command_trips_over(bootstrap: str, key_file: Path) -> None:
-    """Garbage, a tombstone and a record of another under a credential's record key leave it what it was."""
+    """Garbage, a tombstone and a record of another leave it what it was, whoever wrote them: with keys too."""
     create_organization(bootstrap, key_file, "umbrella")
     key = create_credential(bootstrap, key_file, "umbrella", Kind.API_KEY, "cms")
     before = existing(bootstrap, "umbrella")
@@ -130,8 +131,9 @@ def test_what_no_view_takes_no_command_trips_over(bootstrap: str, key_file: Path
             own = value is not None and value == encode(before.get(name, before["self"]))
             record_key = f"umbrella/{name}".encode()
             partition = topics.partition_of(topics.CREDENTIALS, record_key, 4)
-            if not own:
-                producer.produce(topics.CREDENTIALS.name, value, record_key, partition=partition)
+            proof = with_authenticator(Outgoing(topic=topics.CREDENTIALS.name, record_key=record_key, value=value))
+            for headers in () if own else (None, proof):
+                producer.produce(topics.CREDENTIALS.name, value, record_key, partition=partition, headers=headers)
     assert producer.flush(10) == 0
     assert existing(bootstrap, "umbrella") == before
     assert access.organizations(bootstrap)["umbrella"] == before["self"]

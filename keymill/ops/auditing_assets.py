@@ -42,7 +42,7 @@ class News(NamedTuple):
 
 
 class _Asset:
-    """What is kept of an asset: events, record keys in the key topic, and what was wrong with former records."""
+    """What is kept of an asset: events, record keys in the key topic, and what is wrong with records themselves."""
 
     __slots__ = ("events", "numbers", "record_keys", "told")
 
@@ -114,7 +114,8 @@ class AssetPartition:
                     asset.record_keys.append(record_key)
             report = Report()
             self._held.add(record_key, value, report)
-            asset.told += tuple(report.differences)
+            written_over = record_key.decode("utf-8", "replace")
+            asset.told = (*(each for each in asset.told if each.record_key != written_over), *report.differences)
         for record_key, old in before.items():
             audit.exchange(self._partition, record_key, old, self._held.values.get(record_key))
         return touched, {record_key: self._held.values.get(record_key) for record_key in before}

@@ -28,7 +28,9 @@ class Held:
 
     def add(self, record_key: bytes, value: bytes | None, report: Report) -> None:
         """Take a record in topic order."""
-        self.wrong.discard(record_key)
+        if record_key in self.wrong:  # it has been put right, or is wrong in another way
+            self.wrong.discard(record_key)
+            report.take_back(record_key)
         if value is None:
             self._refuse(record_key, "a tombstone: keys are revoked, never deleted", report)
             return

@@ -37,7 +37,9 @@ class HeldPolicies:
 
     def add(self, record_key: bytes, value: bytes | None, report: Report) -> None:
         """Take a record in topic order."""
-        self.wrong.discard(record_key)
+        if record_key in self.wrong:  # it has been put right, or is wrong in another way
+            self.wrong.discard(record_key)
+            report.take_back(record_key)
         try:
             if value is None:
                 raise InvalidRecord("a tombstone: policies are deleted by a record")

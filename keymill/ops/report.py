@@ -49,6 +49,12 @@ class Report(msgspec.Struct, kw_only=True):
                 Difference(kind=kind, record_key=record_key.decode("utf-8", "replace"), detail=detail)
             )
 
+    def take_back(self, record_key: bytes) -> None:
+        """Forget that a record was different: another one has been written over it."""
+        name = record_key.decode("utf-8", "replace")
+        self.different = max(0, self.different - 1)
+        self.differences = [each for each in self.differences if (each.kind, each.record_key) != ("different", name)]
+
     def clean(self) -> bool:
         """Whether the topic holds exactly what the log calls for."""
         return not (self.missing or self.different or self.unexpected)

@@ -56,13 +56,18 @@ def test_a_forged_record_is_told_until_it_is_mended() -> None:
     assert (2, 2) == looks.audit.numbers[:2]
 
 
-def test_every_tombstone_is_told_as_long_as_the_topic_has_it() -> None:
-    """Also where the right record was written over it, as a replay tells it: the next whole pass reads it or not."""
+@pytest.mark.parametrize("rubbish", [None, b'{"oops":1}'], ids=["tombstone", "undecodable"])
+@pytest.mark.parametrize("place", [0, -1], ids=["key record", "asset record"])
+def test_what_is_no_record_is_told_until_it_is_written_over(place: int, rubbish: bytes | None) -> None:
+    """Once, however often it is written; no more once the right record is back, in the same look or in a later one."""
     looks = Looks(World(ingest("SD")))
     looks.look(made=slice(None), events=slice(None))
-    key, value = looks.world.topic[0]
-    assert {"different": 1} == looks.look(made=[(key, None)])
-    assert {"different": 2} == looks.look(made=[(key, value), (key, None), (key, value)])
+    key, value = looks.world.topic[place]
+    for _ in range(2):
+        assert {"different": 1} == looks.look(made=[(key, rubbish)])
+    assert {} == looks.look(made=[(key, value)])
+    assert {} == looks.look(made=[(key, rubbish), (key, value)])
+    assert {"different": 1} == looks.look(made=[(key, value), (key, rubbish)])
 
 
 def test_a_pending_event_is_judged_when_its_record_comes() -> None:

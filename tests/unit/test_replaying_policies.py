@@ -152,6 +152,8 @@ def test_a_changed_policy_is_different() -> None:
         report = world.replay()
         assert counts(report) == {"identical": 2, "refused": 1, "different": 1}, number
         assert report.differences[0].record_key == "demo/1"
+        world.topic += [each for each in usual().topic if each[0] == b"demo/1"]
+        assert counts(world.replay()) == {"identical": 3, "refused": 1}, number
 
 
 def _looser(value: bytes) -> bytes:

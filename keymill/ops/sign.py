@@ -1,30 +1,37 @@
 """
-`keymill topics sign`: records from before there were authenticators get theirs, once.
+`keymill topics sign`: records from before there were authenticators get theirs, once; `keymill up` does it by itself.
 
 What is compacted is written again with its authenticator. A log cannot be written again, since the order of its records
 decides; its adoption says from which offsets on they must be authenticated. Plan and application are one code.
+
+Whoever signs trusts what is there, so `up` does it once in the life of a data folder, on brokers of its own, and notes
+in the folder that it is done: what turns up without an authenticator afterwards is refused for ever.
 """
 
 from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
 import typer
 from confluent_kafka import Message
 
+from keymill import telemetry
 from keymill.config import ProcessorSettings, load
 from keymill.core import view
 from keymill.core.envelope import unwrap_keys
 from keymill.core.view import APPLIED, Sequenced, misplaced
-from keymill.errors import InvalidRecord, KeymillError
+from keymill.durable import replace_own
+from keymill.errors import InvalidRecord, KeymillError, Misconfigured
 from keymill.kafka.admin import describe, end_offsets, require_topics
-from keymill.kafka.adoption import record_adoptions
+from keymill.kafka.adoption import read_adoptions, record_adoptions
 from keymill.kafka.authentication import refusal_of
 from keymill.kafka.producer import Outgoing
 from keymill.kafka.scan import Scanner
 from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
-from keymill.ops.access import following, prepare_keys
+from keymill.ops.access import following, organizations, prepare_keys
 from keymill.ops.address import bootstrap_of
 from keymill.ops.changes import Changes, Plan, application
 from keymill.ops.groups import require_empty
@@ -46,6 +53,10 @@ COMPACTED: Final = (topics.KEYS, topics.POLICIES, topics.ENTITLEMENTS, topics.SE
 LOGS: Final = (topics.CLAIMS, topics.POLICY_CHANGES, topics.REQUESTS, topics.DEAD_LETTERS)
 MAX_NAMED: Final = 100
 """Records that are left which are named; all are counted."""
+
+NOTE: Final = "records-signed"
+"""File of a data folder: whether what `keymill up` found there is still to be signed. One line."""
+log = telemetry.logger("ops.sign")
 
 Written = AssetRecord | KeyRecord | PolicyRecord | Sequenced
 
@@ -115,6 +126,57 @@ def sign_all(settings: ProcessorSettings, bootstrap: str, *, newer: bool, apply:
     require_empty(bootstrap, settings.group, wait_s)
     with application(bootstrap, {name: each.partitions for name, each in adopted.items()}) as changes:
         return list(_topics(bootstrap, adopted, keyring, changes, newer=newer, apply=True))
+
+
+class Signing(StrEnum):
+    """What the note of a data folder says."""
+
+    DUE = "due"
+    DONE = "done"
+
+
+def begin_signing(settings: ProcessorSettings, bootstrap: str) -> None:
+    """
+    Prepare the keys of a data folder, and note at its first start whether its records are from before authenticators.
+
+    They are when the key file was there and no adoption verifies under it. Call it before topics are created.
+    """
+    new = not settings.keys_path.exists()
+    prepare_keys(bootstrap, settings.keys_path)
+    note = settings.data / NOTE
+    if not note.exists():
+        adopted = (
+            topics.ADOPTIONS.name in describe(bootstrap, [topics.ADOPTIONS.name]) and read_adoptions(bootstrap).held
+        )
+        _note(note, Signing.DONE if new or adopted else Signing.DUE)
+
+
+def finish_signing(settings: ProcessorSettings, bootstrap: str, *, own: bool) -> None:
+    """
+    Sign what is due, when the brokers are our *own*; a cluster of somebody else's is signed by whoever runs it.
+
+    Raises:
+        Misconfigured: it is to be signed first; the message names the command.
+        NotReady: processors are at work.
+    """
+    note = settings.data / NOTE
+    if note.read_text("ascii").strip() == Signing.DONE:
+        return
+    if own:
+        found = sign_all(settings, bootstrap, newer=False, apply=True, wait_s=settings.session_timeout_s + WAIT_S)
+        signed, left = sum(each.to_sign for each in found), [name for each in found for name in each.left]
+        log.warning("records of an earlier release were authenticated", records=signed, left_out=left)
+    elif older := organizations(bootstrap, verified=False).keys() - organizations(bootstrap).keys():
+        raise Misconfigured(
+            f"the records of {', '.join(sorted(older))} are of a release that authenticated none: let its `keymill "
+            "audit` be clean, stop its programs, and run once: keymill topics sign --apply "
+            f"--bootstrap {bootstrap} --data {settings.data}"
+        )
+    _note(note, Signing.DONE)
+
+
+def _note(path: Path, signing: Signing) -> None:
+    replace_own(path, f"{signing.value}\n".encode())
 
 
 def _topics(
@@ -212,6 +274,8 @@ def _signed(record: Written, keyring: Keyring) -> bytes:
     """The bytes that get an authenticator; raises `KeymillError` for keys that do not open."""
     if isinstance(record, KeyRecord):
         unwrap_keys(keyring.kek(record.organization, record.kek_epoch), keyring.k_fp(record.organization), record)
+    else:
+        keyring.record_mac_key(record.organization, 1)  # said here of this record, and not while a batch is written
     return encode(following(record) if isinstance(record, Sequenced) else record)
 
 

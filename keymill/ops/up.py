@@ -1,7 +1,8 @@
 """
 `keymill up`: Kafka and every program of keymill on one machine, in one data folder.
 
-A start: (1) Kafka, ours or the one that `bootstrap` names, (2) key file and topics, (3) demo organization and its
+A start: (1) Kafka, ours or the one that `bootstrap` names, (2) key file and topics, once with what an earlier
+release wrote, (3) demo organization and its
 credentials, (4) processors, gateway, proxy, (5) all ready, one line of JSON on stdout. Then whatever ends is started
 again, until SIGTERM or Ctrl-C stops everything in reverse order. A second signal ends a start at once.
 """
@@ -27,10 +28,10 @@ from keymill.http.health import STOPPING, Readiness, health_routes
 from keymill.http.server import ServingThread, dress, listen, url_of
 from keymill.kafka.admin import create_topics
 from keymill.kafka.embedded import EmbeddedKafka
-from keymill.ops.access import prepare_keys
 from keymill.ops.address import write_address
 from keymill.ops.demo_organization import ensure_demo
 from keymill.ops.plan import children_of, own_port
+from keymill.ops.sign import begin_signing, finish_signing
 from keymill.ops.supervise import Child
 
 WATCH_S: Final = 0.1
@@ -112,8 +113,9 @@ class Up:
             self._bootstrap = self._kafka.bootstrap
 
     def _prepare(self) -> None:
-        prepare_keys(self._bootstrap, self._settings.keys_path)
+        begin_signing(self._settings, self._bootstrap)
         create_topics(self._bootstrap, partitions=self._settings.partitions, replicas=self._settings.replicas)
+        finish_signing(self._settings, self._bootstrap, own=self._kafka is not None)
         self._demo = ensure_demo(self._settings, self._bootstrap)
 
     def _start_children(self) -> None:

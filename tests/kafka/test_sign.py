@@ -11,16 +11,23 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
+from keymill.config import UpSettings
+from keymill.errors import Misconfigured
 from keymill.kafka.admin import create_topics, end_offsets
-from keymill.kafka.authentication import WrittenHeaders, with_authenticator
+from keymill.kafka.authentication import WrittenHeaders, install, with_authenticator
 from keymill.kafka.outgoing import Outgoing
 from keymill.kafka.scan import Scanner
+from keymill.kms.keyfile import add_organization, create_key_file
+from keymill.kms.record_keys import record_keys_of
+from keymill.ops.access import organizations
+from keymill.ops.sign import NOTE, begin_signing, finish_signing
 from schemas import topics
-from schemas.access import Entitlement
+from schemas.access import Credential, Entitlement, OrganizationCreated
 from schemas.codec import decode, encode
 from tests.authentic import installation
 from tests.broker import running_broker
 
+CREDENTIALS = topics.CREDENTIALS.name
 PARTITIONS = 3
 ORGANIZATION = "demo"
 
@@ -115,3 +122,69 @@ def test_a_log_that_is_signed_takes_nothing_unauthenticated(ground: Ground) -> N
     assert "written after the signing" in found["left"][0]
     assert ground.sign("--newer", "--apply", code=1)[log]["to_sign"] == 1
     assert ground.sign(code=1)[log]["left_out"] == 0
+
+
+def organized(name: str) -> Outgoing:
+    """The record of an organization."""
+    body = OrganizationCreated(display_name=name)
+    record = Credential(organization=name, credential="self", revoked=False, created=1, label="", body=body)
+    return Outgoing(topic=topics.CREDENTIALS.name, record_key=f"{name}/self".encode(), value=encode(record))
+
+
+@pytest.fixture
+def up(ground: Ground, tmp_path: Path) -> UpSettings:
+    """The settings of a `keymill up` over the installation."""
+    return UpSettings(data=tmp_path, key_file=ground.key_file, bootstrap=ground.bootstrap)
+
+
+def test_up_signs_nothing_where_somebody_has_the_keys(ground: Ground, up: UpSettings) -> None:
+    """An adoption that verifies says that authenticators are known here; what has none is forged."""
+    ground.write(entitled("mallory", 1))
+    for _ in range(2):
+        begin_signing(up, ground.bootstrap)
+        finish_signing(up, ground.bootstrap, own=True)
+        assert "done\n" == (up.data / NOTE).read_text()
+    assert [] == ground.trusted("mallory")
+
+
+def test_up_of_a_new_folder_signs_nothing(ground: Ground, tmp_path: Path) -> None:
+    """Its key file is made here, so nothing can be older. Before any organization is here: then it would be lost."""
+    fresh = UpSettings(data=tmp_path, bootstrap=ground.bootstrap)
+    begin_signing(fresh, ground.bootstrap)
+    install(record_keys_of(ground.key_file))
+    assert ("done\n", True) == ((tmp_path / NOTE).read_text(), fresh.keys_path.exists())
+
+
+def test_up_signs_an_older_folder_once(ground: Ground, up: UpSettings) -> None:
+    """On its own brokers it does it and goes on, on others it names the command; what comes later is never signed."""
+    add_organization(up.keys_path, "old")
+    (up.data / NOTE).write_text("due\n")
+    ground.write(organized("old"))
+    with pytest.raises(Misconfigured, match=f"sign --apply --bootstrap {ground.bootstrap} --data {up.data}"):
+        finish_signing(up, ground.bootstrap, own=False)
+    assert "old" not in organizations(ground.bootstrap)
+    finish_signing(up, ground.bootstrap, own=True)
+    assert "old" in organizations(ground.bootstrap)
+    add_organization(up.keys_path, "forged")
+    ground.write(organized("forged"))
+    begin_signing(up, ground.bootstrap)
+    finish_signing(up, ground.bootstrap, own=True)
+    assert "forged" not in organizations(ground.bootstrap)
+
+
+def test_up_sees_an_older_folder(ground: Ground, tmp_path: Path) -> None:
+    """A key file, and no adoption that verifies under it."""
+    older = UpSettings(data=tmp_path, bootstrap=ground.bootstrap)
+    create_key_file(older.keys_path)
+    begin_signing(older, ground.bootstrap)
+    install(record_keys_of(ground.key_file))
+    assert "due\n" == (tmp_path / NOTE).read_text()
+
+
+def test_an_organization_without_keys_keeps_no_other_from_being_signed(ground: Ground) -> None:
+    """Its records are left and named, wherever in a batch they stand; the others get their authenticators."""
+    ground.write(organized("lost"))
+    ground.write(entitled("zoe", 1))
+    found = ground.sign("--apply", code=1)
+    assert any(name.startswith("lost/self: organization lost has no roots") for name in found[CREDENTIALS]["left"])
+    assert 1 == len(ground.trusted("zoe"))

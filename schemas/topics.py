@@ -58,6 +58,8 @@ class Topic(Record, frozen=True, kw_only=True):
     writers: tuple[Program, ...]
     readers: tuple[Program, ...]
     authentication: Authentication = Authentication.NONE
+    keyless_writers: bool = False
+    """Programs without keys write there too: which, the readers of the topic know."""
     max_message_bytes: int = 65_536
     retention_ms: int = -1
     configs: dict[str, str] = {}
@@ -175,6 +177,8 @@ STATUS: Final = Topic(
     cleanup=Cleanup.COMPACT,
     writers=(Program.PROCESSOR, Program.GATEWAY, Program.PROXY, Program.CONNECT, Program.OPS),
     readers=_READERS_OF_VIEWS,
+    authentication=Authentication.MAC,
+    keyless_writers=True,  # connectors
     max_message_bytes=1_048_576,  # a report names every organization's KEK epochs
     configs={
         "min.compaction.lag.ms": "0",  # only the last report of an instance matters
@@ -257,7 +261,7 @@ SOURCES: Final = (ASSETS, POLICY_CHANGES)
 
 def organization_of(topic: Topic, record_key: bytes) -> str:
     """Whose keys authenticate a record; empty for records that are about no organization: the installation's own."""
-    if topic in (DEAD_LETTERS, ADOPTIONS) or (topic is REQUESTS and source_named(record_key)):
+    if topic in (DEAD_LETTERS, ADOPTIONS, STATUS) or (topic is REQUESTS and source_named(record_key)):
         return ""
     return record_key.partition(b"/")[0].decode("ascii", "replace")
 

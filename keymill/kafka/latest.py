@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, KafkaError, TopicPartition
 
 from keymill.errors import Unavailable
 from keymill.kafka.authentication import refusal_of
@@ -36,13 +36,21 @@ _SETTINGS: Final[dict[str, str | int]] = {
 
 
 class Read(NamedTuple):
-    """A record with its place; `value` is None for a tombstone, `refusal` says why it is not to be trusted."""
+    """
+    A record with its place.
+
+    Args:
+        value: None for a tombstone.
+        refusal: why it is not to be trusted.
+        appended: when the broker took it, epoch ms; 0 where the topic keeps the writers' times.
+    """
 
     partition: int
     offset: int
     record_key: bytes
     value: bytes | None
     refusal: str = ""
+    appended: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +127,9 @@ def _records(bootstrap: str, topic: str, unread: set[int]) -> Iterator[Read]:
                 error, partition = message.error(), message.partition() or 0
                 if error is None:
                     place = (partition, message.offset() or 0)
-                    yield Read(*place, message.key() or b"", message.value(), refusal_of(message, topic))
+                    kind, stamp = message.timestamp()
+                    appended = stamp if kind == TIMESTAMP_LOG_APPEND_TIME else 0
+                    yield Read(*place, message.key() or b"", message.value(), refusal_of(message, topic), appended)
                 elif error.code() == KafkaError._PARTITION_EOF:
                     unread.discard(partition)
                 elif is_impassable(message):

@@ -1,14 +1,18 @@
 """
 The status topic: the last report of every program, the last audit.
 
-It is compacted within minutes (schemas.topics), since commands read it whole. Every program may write to it, so nothing
-that must be trusted stands there: the adoptions of topics have one of their own (`keymill.kafka.adoption`).
+It is compacted within minutes (schemas.topics), since commands read it whole. Every program may write to it: connectors
+without keys too, of which nothing depends. What a rotation waits for, and whether an audit was clean, is believed of a
+record alone that a program with the installation's keys wrote.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
+from keymill.core.record_authentication import FORGED
 from keymill.errors import InvalidRecord
 from keymill.kafka.latest import Read, Unreadable, Whole, misplaced, read_whole, unreadable
 from schemas.codec import decode
@@ -18,6 +22,8 @@ from schemas.topics import STATUS
 ADOPTED: Final = b"topic/"
 """Begins the record keys of adoptions, which stood here before they had a topic of their own."""
 AUDITED: Final = b"audit/last"
+HOLDERS: Final = ("processor", "gateway", "proxy")
+"""Programs that open records or secrets, so that they have keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +32,19 @@ class Status:
     What the status topic says.
 
     Args:
-        reports: the last of every program, by record key (`program/instance`).
-        unreadable: the last record of a record key, where nobody can read it.
+        reports: the last of every program, by record key (`program/instance`). Its time is the broker's: neither a
+            clock that goes wrong nor a forged time makes a program look alive, or gone.
+        unreadable: the last record of a record key, where nobody can read it, or believe it.
     """
 
     reports: Mapping[str, ProgramReport]
     audit: AuditSummary | None
     unreadable: tuple[Unreadable, ...]
+
+
+def must_verify(record_key: bytes) -> bool:
+    """Tell whether a record is of a program that has keys; an audit is too."""
+    return record_key == AUDITED or record_key.partition(b"/")[0].decode("ascii", "replace") in HOLDERS
 
 
 def read_status(bootstrap: str) -> Status:
@@ -58,11 +70,16 @@ def status_of(found: Whole) -> Status:
         if wrong := misplaced(STATUS, read, found.partitions):
             bad.append(unreadable(STATUS, read, wrong))
             continue
+        if read.refusal and (read.refusal == FORGED or must_verify(record_key)):
+            bad.append(unreadable(STATUS, read, read.refusal))
+            continue
         try:
             if record_key == AUDITED:
                 audit = decode(read.value, AuditSummary)
+                audit = msgspec.structs.replace(audit, at=read.appended or audit.at)
             else:
-                reports[record_key.decode("ascii")] = decode(read.value, ProgramReport)
+                report = decode(read.value, ProgramReport)
+                reports[record_key.decode("ascii")] = msgspec.structs.replace(report, at=read.appended or report.at)
         except (InvalidRecord, UnicodeDecodeError) as error:
             bad.append(unreadable(STATUS, read, str(error)))
     return Status(reports, audit, tuple(bad))

@@ -11,14 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 
+from keymill.kafka.status_topic import HOLDERS
 from keymill.kms.provider import KekEpoch, KekState
 from schemas.operations import ProgramReport
 from schemas.values import Record
 
 LIVE_MS: Final = 60_000
 """A report that is older is of a program that is gone, or cut off: it is not waited for."""
-HOLDERS: Final = ("processor", "gateway", "proxy")
-"""Programs that open records or secrets."""
 
 
 class Step(StrEnum):
@@ -58,7 +57,13 @@ class Lagging(Record, frozen=True, kw_only=True):
 
 
 class Situation(Record, frozen=True, kw_only=True):
-    """What a rotation is decided on. `ends`: of the topics that views must have passed, per topic and partition."""
+    """
+    What a rotation is decided on.
+
+    Args:
+        ends: of the topics that views must have passed, per topic and partition.
+        unverified: programs whose last report cannot be read or believed: whether they live, nobody knows.
+    """
 
     organization: str
     target: int
@@ -66,6 +71,7 @@ class Situation(Record, frozen=True, kw_only=True):
     reports: tuple[ProgramReport, ...]
     lagging: Lagging
     ends: Mapping[str, Mapping[int, int]] = {}
+    unverified: tuple[str, ...] = ()
 
     @property
     def state(self) -> KekState | None:
@@ -116,7 +122,8 @@ def plan(at: Situation) -> list[Line]:
     """Every step in order; the first that is not done is due."""
     wraps = at.state in (KekState.ACTIVE, KekState.RETIRED)
     older = [each.epoch for each in at.epochs if each.epoch < at.target and each.state is not KekState.RETIRED]
-    missing, late = without(at.reports, at.organization, at.target), behind(at.reports, at.ends)
+    missing = [*without(at.reports, at.organization, at.target), *at.unverified]
+    late = [*behind(at.reports, at.ends), *at.unverified]
     lag = at.lagging
     return [
         _line(Step.ANNOUNCE, at.state is not None, f"KEK epoch {at.target} is known and wraps nothing yet"),

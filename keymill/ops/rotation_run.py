@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from keymill.kafka.admin import end_offsets
-from keymill.kafka.status_topic import read_status
+from keymill.kafka.status_topic import AUDITED, must_verify, read_status
 from keymill.kms.keyfile import KeyFile
 from keymill.kms.keyring import Keyring
 from keymill.kms.provider import KekState
@@ -64,9 +64,19 @@ class Looking:
             self._to = rotating.target_of(epochs, lagging=not self.lagging(wraps).none())
         return self._to
 
-    def reports(self) -> tuple[ProgramReport, ...]:
-        """Of every live program."""
-        return rotating.live(read_status(self.place.bootstrap).reports.values(), time.time_ns() // 1_000_000)
+    def reports(self) -> tuple[tuple[ProgramReport, ...], tuple[str, ...]]:
+        """Return the reports of every live program, and the programs whose report cannot be believed."""
+        status = read_status(self.place.bootstrap)
+        bad = [each.record_key for each in status.unreadable if must_verify(each.record_key.encode())]
+        unverified = [
+            f"{each} (its report is not believed: `keymill status`)" for each in bad if each != AUDITED.decode()
+        ]
+        return rotating.live(status.reports.values(), time.time_ns() // 1_000_000), tuple(unverified)
+
+    def waited_for(self, judge: Callable[[tuple[ProgramReport, ...]], list[str]]) -> list[str]:
+        """Return whom *judge* names, and the programs whose report cannot be believed."""
+        reports, unverified = self.reports()
+        return [*judge(reports), *unverified]
 
     def lagging(self, epoch: int, ends: Mapping[int, int] | None = None) -> Lagging:
         """What is wrapped below an epoch."""
@@ -87,11 +97,13 @@ class Looking:
         """All of it; without the count of what is lagging, before anything can be."""
         where, target = self.place, self.target()
         ends = {topic.name: end_offsets(where.bootstrap, topic.name) for topic in (topics.KEYS, topics.CREDENTIALS)}
+        reports, unverified = self.reports()
         return Situation(
             organization=where.organization,
             target=target,
             epochs=KeyFile(where.key_file).epochs(where.organization),
-            reports=self.reports(),
+            reports=reports,
+            unverified=unverified,
             lagging=self.lagging(target, ends[topics.KEYS.name]) if counted else Lagging(),
             ends=ends,
         )
@@ -152,7 +164,11 @@ class Rotation:
                 add_kek(where.key_file, where.organization)
             case Step.HOLD:
                 self._wait(
-                    step, lambda: rotating.without(self._looking.reports(), where.organization, at.target), hint=GONE
+                    step,
+                    lambda: self._looking.waited_for(
+                        lambda heard: rotating.without(heard, where.organization, at.target)
+                    ),
+                    hint=GONE,
                 )
             case Step.ACTIVATE:
                 activate_kek(where.key_file, where.organization, at.target)
@@ -161,7 +177,9 @@ class Rotation:
                 keyring = Keyring(KeyFile(where.key_file))
                 rewrap_credentials(where.bootstrap, where.organization, at.target, keyring, self._changes)
             case Step.FOLLOW:
-                self._wait(step, lambda: rotating.behind(self._looking.reports(), at.ends), hint=GONE)
+                self._wait(
+                    step, lambda: self._looking.waited_for(lambda heard: rotating.behind(heard, at.ends)), hint=GONE
+                )
                 retire_keks(where.key_file, where.organization, below=at.target)
             case Step.RETIRE:
                 retire_keks(where.key_file, where.organization, below=at.target)

@@ -153,7 +153,7 @@ def works(stack: Stack, rig: Rig, name: str) -> float:
 def test_up_json_says_where_everything_answers(own_up: Stack) -> None:
     """Without a credential; the processors' health is beside the documented members."""
     line = json.loads((Path(own_up.up.data) / "up.json").read_text())
-    assert {"kafka", "gateway", "proxy", "data", "service", "pids", "health"} == set(line)
+    assert {"kafka", "gateway", "proxy", "data", "service", "pids", "health", "admin"} == set(line)
     (processor,) = line["health"]["processor"]
     assert [200, 200, 200] == [get(f"{url}/readyz")[0] for url in (processor, line["gateway"], line["proxy"])]
 

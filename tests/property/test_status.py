@@ -4,10 +4,12 @@ import io
 from types import SimpleNamespace
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from keymill.core.record_authentication import FORGED, NO_RECORD_KEY, UNAUTHENTICATED
 from keymill.kafka.latest import Read, Whole
 from keymill.kafka.status_topic import AUDITED, status_of
 from keymill.ops.standing import Limits, judge
@@ -53,6 +55,31 @@ def look(*values: tuple[bytes, bytes | None]) -> str:
 def test_any_bytes_are_shown_or_named(record_key: bytes, value: bytes | None) -> None:
     """And nothing of them steers the terminal."""
     assert "\x1b" not in look((record_key, value)) and "one" in look((record_key, value))
+
+
+@given(claimed=WILD, appended=st.integers(1, 2**53))
+def test_only_the_broker_says_when_a_report_came(claimed: int, appended: int) -> None:
+    """A program whose clock is wrong, or a forger's report, is neither alive for ever nor gone."""
+    value = encode_as(ProgramReport, SimpleNamespace(**msgspec.structs.asdict(report()) | {"at": claimed}))
+    read = Read(partition_of(STATUS, b"proxy/one", 3), 0, b"proxy/one", value, "", appended)
+    status = status_of(Whole(3, (read,)))
+    assert [appended] == [each.at for each in status.reports.values()] or status.unreadable
+
+
+@pytest.mark.parametrize("record_key", [b"proxy/one", b"gateway/one", b"processor/one", b"connect-sql/one", AUDITED])
+@pytest.mark.parametrize("refusal", ["", UNAUTHENTICATED, FORGED, NO_RECORD_KEY])
+def test_what_is_believed_of_whom(record_key: bytes, refusal: str) -> None:
+    """Of a program that has keys, and of an audit, only what verifies; a connector may have no keys."""
+    audited = AuditSummary(
+        at=NOW, took_ms=1, clean=True, differences=0, events=1, assets=1, key_records=1, policies=1
+    )  # fmt: skip
+    value = encode(audited if record_key == AUDITED else report())
+    read = Read(partition_of(STATUS, record_key, 3), 0, record_key, value, refusal)
+    status = status_of(Whole(3, (read,)))
+    keyless = record_key.startswith(b"connect") and refusal != FORGED
+    believed = not refusal or keyless
+    assert believed == bool(status.reports or status.audit)
+    assert ([] if believed else [refusal]) == [each.reason for each in status.unreadable]
 
 
 @given(value=REPORTS, audit=AUDITS)

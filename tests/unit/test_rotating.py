@@ -82,6 +82,17 @@ def test_the_first_step_that_is_not_done_is_due(situation: Situation, step: Step
     assert step == due(plan(situation))
 
 
+@pytest.mark.parametrize("states", [(ACTIVE, ANNOUNCED), (ACTIVE, ACTIVE)])
+def test_a_program_whose_report_is_not_believed_is_waited_for(states: tuple[KekState, ...]) -> None:
+    """Whoever writes over its report cannot have the old KEK taken away from it."""
+    here = at(*states, lagging=Lagging())
+    waiting = msgspec.structs.replace(here, unverified=("proxy/b",))
+    assert {Step.ACTIVATE, Step.RETIRE} >= {due(plan(here))}
+    line = next(each for each in plan(waiting) if not each.done)
+    assert line.step in (Step.HOLD, Step.FOLLOW)
+    assert "proxy/b" in line.detail
+
+
 STATES = st.sampled_from([(ACTIVE,), (ACTIVE, ANNOUNCED), (ACTIVE, ACTIVE), (RETIRED, ACTIVE)])
 
 
@@ -149,9 +160,9 @@ class Fixed(Looking):
         super().__init__(Place("127.0.0.1:1", Path("nowhere"), "demo", 2, "group"), 2)
         self._fixed = situation
 
-    def reports(self) -> tuple[ProgramReport, ...]:
+    def reports(self) -> tuple[tuple[ProgramReport, ...], tuple[str, ...]]:
         """Of the situation."""
-        return self._fixed.reports
+        return self._fixed.reports, self._fixed.unverified
 
     def situation(self, *, counted: bool = True) -> Situation:
         """The one."""

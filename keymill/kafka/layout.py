@@ -100,9 +100,6 @@ def server_properties(node: int, ports: Sequence[Ports], overrides: Mapping[str,
         # restart. Several nodes compete for the processor, and a pause that fences one costs more there.
         "broker.session.timeout.ms": "3000" if alone else "6000",
         "broker.heartbeat.interval.ms": "500" if alone else "1000",
-        # Two records a second that say nothing: of no use to a controller without followers, and three quarters of what
-        # an idle broker takes of a processor.
-        "metadata.max.idle.interval.ms": "0" if alone else "500",
         "default.replication.factor": copies,
         "min.insync.replicas": in_sync,
         "offsets.topic.replication.factor": copies,

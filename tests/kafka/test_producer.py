@@ -110,7 +110,7 @@ def test_a_batch_keeps_its_order_and_tells_its_offsets(kafka: EmbeddedKafka, pub
 
 
 def test_the_event_loop_goes_on(publisher: Publisher) -> None:
-    """Handing over 100,000 records lets others run; the longest pause is less than 0.3 s of this thread's time."""
+    """Handing over 100,000 records lets others run; the longest pause is less than 0.6 s of this thread's time."""
     records = [key_record(index % 97, b"v" * 300) for index in range(100_000)]
     ticks: list[float] = []
 
@@ -127,7 +127,7 @@ def test_the_event_loop_goes_on(publisher: Publisher) -> None:
 
     asyncio.run(both())
     assert len(ticks) > 20
-    assert max(after - before for before, after in pairwise(ticks)) < 0.3
+    assert max(after - before for before, after in pairwise(ticks)) < 0.6
 
 
 def test_throughput(publisher: Publisher, record_property: Callable[[str, object], None]) -> None:

@@ -135,6 +135,8 @@ class Target:
             self.send(case)
             self.send(case, **self.credential(path))
         case.path_parameters = {**parts, **{name: value for name, value in self.names.items() if name in parts}}
+        if self.asked[place] <= STRANGE:
+            self.send(case)  # of the names above none may be one that is looked for before the credential is missed
         self.send(case, **self.credential(path, self.query))
         if place in self.bodies and self.asked[place] <= UNDERSTOOD:
             case.media_type, case.body = self.bodies[place]

@@ -26,7 +26,7 @@ from keymill.durable import replace_own
 from keymill.errors import InvalidRecord, KeymillError, Misconfigured
 from keymill.kafka.admin import describe, end_offsets, require_topics
 from keymill.kafka.adoption import read_adoptions, record_adoptions
-from keymill.kafka.authentication import refusal_of
+from keymill.kafka.authentication import install, installed, refusal_of
 from keymill.kafka.producer import Outgoing
 from keymill.kafka.scan import Scanner
 from keymill.kms.keyfile import KeyFile
@@ -135,11 +135,12 @@ class Signing(StrEnum):
     DONE = "done"
 
 
-def begin_signing(settings: ProcessorSettings, bootstrap: str) -> None:
+def begin_signing(settings: ProcessorSettings, bootstrap: str, *, own: bool) -> None:
     """
     Prepare the keys of a data folder, and note at its first start whether its records are from before authenticators.
 
-    They are when the key file was there and no adoption verifies under it. Call it before topics are created.
+    They are when the key file was there and no adoption verifies under it; on our *own* brokers what was adopted stays
+    so. Call it before topics are created.
     """
     new = not settings.keys_path.exists()
     prepare_keys(bootstrap, settings.keys_path)
@@ -149,6 +150,20 @@ def begin_signing(settings: ProcessorSettings, bootstrap: str) -> None:
             topics.ADOPTIONS.name in describe(bootstrap, [topics.ADOPTIONS.name]) and read_adoptions(bootstrap).held
         )
         _note(note, Signing.DONE if new or adopted else Signing.DUE)
+    if own and note.read_text("ascii").strip() == Signing.DUE:
+        _sign_adoptions(bootstrap)
+
+
+def _sign_adoptions(bootstrap: str) -> None:
+    """Write adoptions that stand without authenticators again with theirs: else no topic is what it must be."""
+    present = describe(bootstrap, [topics.ADOPTIONS.name])
+    if not present or read_adoptions(bootstrap).held:
+        return
+    keys = installed()
+    install(None)  # for this one reading
+    held = read_adoptions(bootstrap).held
+    install(keys)
+    record_adoptions(bootstrap, present[topics.ADOPTIONS.name].partitions, held.values())
 
 
 def finish_signing(settings: ProcessorSettings, bootstrap: str, *, own: bool) -> None:

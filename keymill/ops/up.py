@@ -113,9 +113,10 @@ class Up:
             self._bootstrap = self._kafka.bootstrap
 
     def _prepare(self) -> None:
-        begin_signing(self._settings, self._bootstrap)
+        own = self._kafka is not None
+        begin_signing(self._settings, self._bootstrap, own=own)
         create_topics(self._bootstrap, partitions=self._settings.partitions, replicas=self._settings.replicas)
-        finish_signing(self._settings, self._bootstrap, own=self._kafka is not None)
+        finish_signing(self._settings, self._bootstrap, own=own)
         self._demo = ensure_demo(self._settings, self._bootstrap)
 
     def _start_children(self) -> None:

@@ -13,7 +13,8 @@ from confluent_kafka import Producer
 
 from keymill.config import UpSettings
 from keymill.errors import Misconfigured
-from keymill.kafka.admin import create_topics, end_offsets
+from keymill.kafka.admin import create_topics, describe, end_offsets, load_adoptions
+from keymill.kafka.adoption import record_adoptions
 from keymill.kafka.authentication import WrittenHeaders, install, with_authenticator
 from keymill.kafka.outgoing import Outgoing
 from keymill.kafka.scan import Scanner
@@ -141,7 +142,7 @@ def test_up_signs_nothing_where_somebody_has_the_keys(ground: Ground, up: UpSett
     """An adoption that verifies says that authenticators are known here; what has none is forged."""
     ground.write(entitled("mallory", 1))
     for _ in range(2):
-        begin_signing(up, ground.bootstrap)
+        begin_signing(up, ground.bootstrap, own=True)
         finish_signing(up, ground.bootstrap, own=True)
         assert "done\n" == (up.data / NOTE).read_text()
     assert [] == ground.trusted("mallory")
@@ -150,7 +151,7 @@ def test_up_signs_nothing_where_somebody_has_the_keys(ground: Ground, up: UpSett
 def test_up_of_a_new_folder_signs_nothing(ground: Ground, tmp_path: Path) -> None:
     """Its key file is made here, so nothing can be older. Before any organization is here: then it would be lost."""
     fresh = UpSettings(data=tmp_path, bootstrap=ground.bootstrap)
-    begin_signing(fresh, ground.bootstrap)
+    begin_signing(fresh, ground.bootstrap, own=True)
     install(record_keys_of(ground.key_file))
     assert ("done\n", True) == ((tmp_path / NOTE).read_text(), fresh.keys_path.exists())
 
@@ -167,18 +168,25 @@ def test_up_signs_an_older_folder_once(ground: Ground, up: UpSettings) -> None:
     assert "old" in organizations(ground.bootstrap)
     add_organization(up.keys_path, "forged")
     ground.write(organized("forged"))
-    begin_signing(up, ground.bootstrap)
+    begin_signing(up, ground.bootstrap, own=True)
     finish_signing(up, ground.bootstrap, own=True)
     assert "forged" not in organizations(ground.bootstrap)
 
 
 def test_up_sees_an_older_folder(ground: Ground, tmp_path: Path) -> None:
-    """A key file, and no adoption that verifies under it."""
+    """A key file, and no adoption that verifies under it: on its own brokers what was adopted stays adopted."""
     older = UpSettings(data=tmp_path, bootstrap=ground.bootstrap)
     create_key_file(older.keys_path)
-    begin_signing(older, ground.bootstrap)
-    install(record_keys_of(ground.key_file))
-    assert "due\n" == (tmp_path / NOTE).read_text()
+    held = load_adoptions(ground.bootstrap)
+    try:
+        for own in (False, True):
+            begin_signing(older, ground.bootstrap, own=own)
+            assert "due\n" == (tmp_path / NOTE).read_text()
+            assert (held if own else {}) == load_adoptions(ground.bootstrap)
+    finally:
+        install(record_keys_of(ground.key_file))
+        partitions = describe(ground.bootstrap, [topics.ADOPTIONS.name])[topics.ADOPTIONS.name].partitions
+        record_adoptions(ground.bootstrap, partitions, held.values())
 
 
 def test_an_organization_without_keys_keeps_no_other_from_being_signed(ground: Ground) -> None:

@@ -70,7 +70,7 @@ class WidevineTerms(Record, frozen=True, kw_only=True):
 
 
 class PlayReadyTerms(Record, frozen=True, kw_only=True):
-    """What PlayReady demands of a device; `hdcp_type1` demands HDCP 2.2 and above."""
+    """What PlayReady demands of a device; `hdcp_type1` demands HDCP 2.2 and above where the levels apply HDCP."""
 
     security_level: int | None = None
     digital_video_level: int | None = None

@@ -350,6 +350,18 @@ def test_another_systems_naver_setting_reaches_the_license_server(
         assert {} == said_in_entitlement(config(**{system: {"useYn": False, member: value}}), drm_system)
 
 
+@pytest.mark.parametrize("level", ["100", "250", "270", "300", "301"])
+def test_naver_type_1_holds_where_its_levels_apply_hdcp(level: str) -> None:
+    """The printed sample has 100, under which HDCP does not apply: the level stays, and the restriction goes along."""
+    settings = {"useYn": True, "digitalVideoProtectionLevel": level, "hdcpUseYn": True}
+    said = said_in_entitlement(config(playReady=settings), DrmSystem.PLAYREADY)
+    assert int(level) == said["uncompressed_digital_video_opl"]
+    restriction = {"id": "ABB2C6F1-E663-4625-A945-972D17B231E7", "config_data": "AAAAAQ=="}
+    assert [restriction] == said["digital_video_output_protections"]
+    without = said_in_entitlement(config(playReady=settings | {"hdcpUseYn": False}), DrmSystem.PLAYREADY)
+    assert "digital_video_output_protections" not in without
+
+
 def test_a_naver_policy_is_the_same_for_all_tracks() -> None:
     """Its settings have no track: every key of a license has the same demands."""
     specs = said_to_widevine(PRINTED, "SD", "HD", "UHD1", "AUDIO")["content_key_specs"]

@@ -140,11 +140,13 @@ def test_playready_demands() -> None:
     } == terms(Policy(can_play=True, playready=demanded), DrmSystem.PLAYREADY)  # fmt: skip
 
 
-@pytest.mark.parametrize(("given_level", "said"), [(None, 300), (100, 300), (270, 300), (300, 300), (301, 301)])
-def test_type_1_demands_hdcp_at_all(given_level: int | None, said: int) -> None:
-    """Below 271 PlayReady would not look at the type."""
-    policy = Policy(can_play=True, playready=PlayReadyTerms(digital_video_level=given_level, hdcp_type1=True))
-    assert said == terms(policy, DrmSystem.PLAYREADY)["uncompressed_digital_video_opl"]
+@pytest.mark.parametrize("level", [None, 100, 250, 270, 300, 301])
+def test_type_1_leaves_the_level_as_it_was_set(level: int | None) -> None:
+    """Whether HDCP applies is the level's to say; the restriction goes along whatever the level."""
+    policy = Policy(can_play=True, playready=PlayReadyTerms(digital_video_level=level, hdcp_type1=True))
+    said = terms(policy, DrmSystem.PLAYREADY)
+    assert level == said.get("uncompressed_digital_video_opl")
+    assert ["ABB2C6F1-E663-4625-A945-972D17B231E7"] == [each["id"] for each in said["digital_video_output_protections"]]
 
 
 @pytest.mark.parametrize(("enforcement", "said"), [(-1, "NONE"), (0, "TYPE0"), (1, "TYPE1")])

@@ -28,8 +28,7 @@ _CGMS: Final = {Cgms.COPY_FREE: "free", Cgms.COPY_ONCE: "once", Cgms.COPY_NEVER:
 _FAIRPLAY_HDCP: Final = {-1: "NONE", 0: "TYPE0", 1: "TYPE1"}
 _HDCP_TYPE: Final = "ABB2C6F1-E663-4625-A945-972D17B231E7"
 _HDCP_TYPE_1: Final = base64.b64encode((1).to_bytes(4, "big")).decode()
-_HDCP_REQUIRED: Final = 300
-"""PlayReady looks at the HDCP type from 271 on; 300 is the least level that demands HDCP at all."""
+"""PlayReady looks at it where the level of digital video, which stays as it was set, applies HDCP: from 271 on."""
 
 
 class _Widevine(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -162,10 +161,9 @@ def _widevine(policy: Policy, labels: Sequence[str]) -> _Widevine:
 
 def _playready(policy: Policy, labels: Sequence[str]) -> _PlayReady:
     terms = playready_terms(policy, *labels)
-    video = terms.digital_video_level
     return _PlayReady(
         min_device_security_level=terms.security_level,
-        uncompressed_digital_video_opl=max(video or 0, _HDCP_REQUIRED) if terms.hdcp_type1 else video,
+        uncompressed_digital_video_opl=terms.digital_video_level,
         analog_video_opl=terms.analog_video_level,
         compressed_digital_audio_opl=terms.digital_audio_level,
         uncompressed_digital_audio_opl=terms.digital_audio_level,

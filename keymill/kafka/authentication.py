@@ -115,7 +115,7 @@ def installed() -> RecordKeys | None:
 
 def is_authenticated(topic: str) -> bool:
     """Tell whether records of a topic, of any set of topics, have authenticators."""
-    return topic in AUTHENTICATED or topics.entry_of(topic).authentication is not Authentication.NONE
+    return topic in AUTHENTICATED or topic.partition(".")[2] in AUTHENTICATED
 
 
 def with_authenticator(record: Outgoing) -> WrittenHeaders | None:

@@ -193,7 +193,8 @@ def test_organizations_are_listed(rig: Rig) -> None:
     rules = {"entitlements": "optional", "provider": None}
     names = (ORGANIZATION, "other")
     expected = [{"organization": name, "name": name, "revoked": False} | rules for name in names]
-    assert expected == told("org", "list", "--bootstrap", rig.bootstrap)
+    unverified = [{**row, "verified": False} for row in expected]  # without the key file nobody can tell
+    assert unverified == told("org", "list", "--bootstrap", rig.bootstrap)
     again = told("org", "create", "other", "--data", rig.data, "--bootstrap", rig.bootstrap)
     assert {"organization": "other", "created": False} == again
     write_address(rig.data, {"kafka": rig.bootstrap})

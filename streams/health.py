@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 
 from keymill.config import ProcessorSettings
 from keymill.disk import DiskSpace
-from keymill.http.health import Readiness, health_routes
+from keymill.http.health import Readiness, health_routes, joined
 from keymill.http.server import ServingThread, dress
 
 SILENT_S: Final = 30.0
@@ -35,7 +35,7 @@ class Health:
         self._disk = DiskSpace(settings.data, settings.min_free_mib)
         self._readiness = Readiness(
             lambda: self.waits_for, self._hangs, self._hindered,
-            degraded=lambda: self.view_trouble or self._disk.degraded(),
+            degraded=lambda: joined(self.view_trouble, self._disk.degraded()),
         )  # fmt: skip
         web = Starlette(routes=health_routes(self._readiness))
         self._thread = ServingThread(dress(web, program="processor"), settings=settings, bound=bound)

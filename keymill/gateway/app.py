@@ -23,7 +23,7 @@ from keymill.gateway.entitlements import Entitlements
 from keymill.gateway.policy_api import PolicyApi
 from keymill.gateway.service import Service
 from keymill.http.admin import ByPort, admin_application, described_routes
-from keymill.http.health import health_routes, probe_routes
+from keymill.http.health import health_routes, joined, probe_routes
 from keymill.http.openapi import Json
 from keymill.http.problems import HANDLERS, problem_of
 from keymill.http.server import dress
@@ -63,7 +63,7 @@ class CaughtUp:
     def degraded(self) -> str | None:
         """Why the view may lack what was written, though it held all there was once."""
         view = self._follower.failure or self._reader.state().degraded() if self._once else None
-        return "; ".join(filter(None, (view, self._disk.degraded()))) or None
+        return joined(view, self._disk.degraded())
 
 
 def application(service: Service, follower: Follower, *, main_port: int, admin_port: int | None) -> ASGIApp:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from fastapi import Request
+from starlette.requests import Request
 
 from keymill.core.credentials import ORGANIZATION_ID, api_key_id, is_token_of, token_digest
 from keymill.gateway.asking import caller

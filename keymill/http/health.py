@@ -27,6 +27,11 @@ Check = Callable[[], str | None]
 """Why the program is not ready, or None."""
 
 
+def joined(*reasons: str | None) -> str | None:
+    """Return all that is wrong as one text; None where nothing is."""
+    return "; ".join(filter(None, reasons)) or None
+
+
 class Readiness:
     """
     Whether work should be sent here: not once the program stops, and only while every check passes.

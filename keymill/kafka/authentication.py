@@ -128,9 +128,9 @@ def with_authenticator(record: Outgoing) -> WrittenHeaders | None:
     headers: WrittenHeaders = [pair for pair in record.headers if pair[0] != HEADER]
     if not is_authenticated(record.topic):
         return headers or None
-    if _Process.keys is None and topics.entry_of(record.topic).keyless_writers:
-        return headers or None
     if _Process.keys is None:
+        if topics.entry_of(record.topic).keyless_writers:
+            return headers or None
         message = "records there are authenticated: name the key file (KEYMILL_KEY_FILE), or its folder with --data"
         raise Misconfigured(f"{name_of(record)} cannot be written: {message}")
     authenticator = _Process.keys.authenticate(topics.entry_of(record.topic), record.record_key, record.value or b"")

@@ -113,26 +113,24 @@ def judge(
 
 def group_lag(seen: Overview) -> dict[str, int]:
     """Records between the group's commits and the end, by topic; where nothing was committed, all there are."""
-    lag: dict[str, int] = {}
-    for topic in CONSUMED:
-        starts = seen.starts.get(topic, {})
-        lag[topic] = sum(
-            max(0, end - seen.committed.get((topic, number), starts.get(number, 0)))
-            for number, end in seen.ends.get(topic, {}).items()
-        )
-    return lag
+    return _uncommitted(seen, seen.ends)
 
 
 def overdue(seen: Overview) -> dict[str, int]:
     """Return how many records have waited for the group too long (`Overview.fresh`), by topic that has some."""
-    late: dict[str, int] = {}
+    return {topic: records for topic, records in _uncommitted(seen, seen.fresh).items() if records}
+
+
+def _uncommitted(seen: Overview, until: Offsets) -> dict[str, int]:
+    """Return how many records the group has not committed below those offsets, by topic."""
+    found: dict[str, int] = {}
     for topic in CONSUMED:
         starts = seen.starts.get(topic, {})
-        late[topic] = sum(
-            max(0, fresh - seen.committed.get((topic, number), starts.get(number, 0)))
-            for number, fresh in seen.fresh.get(topic, {}).items()
+        found[topic] = sum(
+            max(0, offset - seen.committed.get((topic, number), starts.get(number, 0)))
+            for number, offset in until.get(topic, {}).items()
         )
-    return {topic: records for topic, records in late.items() if records}
+    return found
 
 
 def _between(starts: Offsets, ends: Offsets, topic: str) -> int:

@@ -9,7 +9,7 @@ from keymill import telemetry
 from keymill.config import ProxySettings
 from keymill.disk import DiskSpace
 from keymill.errors import KeymillError, NotReady, Unavailable
-from keymill.http.health import Readiness, allocate_metrics
+from keymill.http.health import Readiness, allocate_metrics, joined
 from keymill.kms.provider import Kms
 from keymill.proxy.auth import Tokens
 from keymill.proxy.keys import ProxyKeys
@@ -125,8 +125,7 @@ class Life:
 
     def _degraded(self) -> str | None:
         view = self._reader.state().degraded() if self._open else None
-        reasons = [self.keys.degraded(), view, self._disk.degraded()]
-        return "; ".join(filter(None, reasons)) or None
+        return joined(self.keys.degraded(), view, self._disk.degraded())
 
     def _allocate_metrics(self) -> None:
         """The files through which several workers share their metrics are mapped, and grow now and then."""

@@ -45,7 +45,6 @@ MUTE_S: Final = 5.0
 """How long a follower may give no sign of life, before its parent kills it as frozen."""
 ROOM_EVERY_S: Final = 0.5
 """Between two tries of a write that the disk has refused."""
-W = TypeVar("W")
 SUCCESSOR_EVERY_S: Final = 1.0
 ERROR_SHOWN_S: Final = 3.0
 """A topic that changes under a running program is told for at least so long: processors look once a second, and end."""
@@ -230,7 +229,7 @@ class Following:
             self._looked = now
             self._beating(self._judge_keyless)
 
-    def _written(self, write: Callable[[], W]) -> W | None:
+    def _written(self, write: Callable[[], T]) -> T | None:
         """What *write* gives, as soon as the disk takes it; None when told to stop before."""
         began = 0.0
         while not self._stopping():

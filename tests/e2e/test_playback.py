@@ -1,10 +1,8 @@
 """The whole chain in a real browser: packager, gateway, Kafka, proxy, Shaka Player, picture."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -18,6 +16,7 @@ from keymill.ops.demo.page import Show, serving
 from keymill.ops.demo.player import player_script
 from keymill.ops.demo.prove import TrackProof
 from keymill.ops.demo.stack import Stack, issue_token
+from tests.loopback_server import Silent, serving_with
 from tests.proxy_rig import ProxyRig, listening
 
 SCHEMES = ("cbcs", "cenc")
@@ -163,7 +162,7 @@ def flip_a_bit(keys: list[dict[str, str]]) -> list[dict[str, str]]:
 def tampering(upstream: str, change: Callable[[list[dict[str, str]]], list[dict[str, str]]]) -> Iterator[str]:
     """A server between player and proxy that hands out a changed license."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Silent):
         def do_POST(self) -> None:
             """Fetch the license and change it."""
             asked = self.rfile.read(int(self.headers["Content-Length"]))
@@ -175,16 +174,8 @@ def tampering(upstream: str, change: Callable[[list[dict[str, str]]], list[dict[
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_arguments: object) -> None:
-            """Say nothing: the requests stand in the test."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving_with(Handler) as url:
+        yield url
 
 
 FETCH = """async ([url, headers, credentials]) => {
@@ -220,7 +211,7 @@ def fetched(chromium: Path, url: str, headers: dict[str, str], credentials: str 
 def serving_page(content: bytes) -> Iterator[str]:
     """A page of an origin of its own."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Silent):
         def do_GET(self) -> None:
             """Give the page."""
             self.send_response(200)
@@ -229,16 +220,8 @@ def serving_page(content: bytes) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(content)
 
-        def log_message(self, *_arguments: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving_with(Handler) as url:
+        yield url
 
 
 def test_a_browser_lets_players_headers_through(chromium: Path, tmp_path: Path) -> None:

@@ -8,35 +8,7 @@ from pathlib import Path
 import pytest
 
 from keymill.snapshot.confirmation import CONFIRM_S, Confirmation
-from keymill.snapshot.reader import SnapshotReader
-from keymill.snapshot.state import Heartbeat, HeartbeatFile, boot_id
-from keymill.snapshot.writer import SnapshotWriter
-from tests.fakes import TRUSTING
-from tests.view_records import Log
-
-
-class Followed:
-    """A view, whose follower's heartbeat the test writes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.writer = SnapshotWriter(folder / "view", TRUSTING, map_size=1 << 24).open()
-        self.writer.bind(Log().checkpoints())
-        self.beats = HeartbeatFile(self.writer.folder, write=True)
-        self.reader = SnapshotReader(self.writer.folder)
-        self.looks = 0
-
-    def beat(self, *, live: bool = True) -> None:
-        """Say that the view is live, or that it is not."""
-        now = time.monotonic()
-        number = self.writer.manifest.environment
-        self.beats.write(
-            Heartbeat(environment=number, boot=boot_id(), ready=True, live=live, contact_boot_s=now, contact_s=1.0)
-        )
-
-    def state(self):
-        """Count the looks at the view."""
-        self.looks += 1
-        return self.reader.state()
+from tests.followed_view import Followed
 
 
 @pytest.fixture
@@ -45,9 +17,7 @@ def followed(tmp_path: Path) -> Iterator[Followed]:
     made.beat()
     made.reader.open(wait_s=0)
     yield made
-    made.reader.close()
-    made.beats.close()
-    made.writer.close()
+    made.close()
 
 
 def test_a_follower_that_died_a_moment_ago_confirms_nothing(followed: Followed) -> None:

@@ -2,11 +2,9 @@
 
 import base64
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from keymill.ops.demo.loopback import Answer, call
 from keymill.ops.demo.package import Packaged, package, read_kids, redacted_reason
 from keymill.ops.demo.prove import License, TrackProof, decrypted
 from keymill.ops.demo.stack import Credentials, Pids, Up
+from tests.loopback_server import Silent, serving_with
 
 KEY = bytes(range(16))
 SPELLINGS = (KEY.hex(), base64.b64encode(KEY).decode(), base64.urlsafe_b64encode(KEY).decode().rstrip("="))
@@ -54,7 +53,7 @@ def test_packager_reason_holds_no_key(stderr: str, reason: str, passing: bool) -
 def key_server(statuses: list[int]) -> Iterator[str]:
     """A server that answers each request with the next status, and never with keys."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Silent):
         def do_POST(self) -> None:
             """Answer; the body is chunked and left unread, so the connection ends here."""
             self.send_response(statuses.pop(0))
@@ -62,16 +61,8 @@ def key_server(statuses: list[int]) -> Iterator[str]:
             self.send_header("Connection", "close")
             self.end_headers()
 
-        def log_message(self, *_arguments: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving_with(Handler) as url:
+        yield url.rstrip("/")
 
 
 def test_packager_runs_again_until_it_is_refused(tmp_path: Path) -> None:

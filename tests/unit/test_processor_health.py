@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 
 from keymill.config import ProcessorSettings, load
 from keymill.http.server import listen, url_of
@@ -18,8 +19,10 @@ from keymill.snapshot.reader import SnapshotReader
 from keymill.snapshot.state import Heartbeat, HeartbeatFile, boot_id
 from keymill.snapshot.writer import SnapshotWriter
 from streams import health
+from streams.app import App
 from streams.health import Health
 from streams.main import VIEW, _tend
+from streams.runs import Ledger, RawRecord, Run
 from tests.fakes import TRUSTING
 from tests.view_records import Log
 
@@ -70,7 +73,12 @@ def test_a_view_that_is_old_is_told(served, tmp_path):
     writer.bind(Log().checkpoints())
     beats = HeartbeatFile(writer.folder, write=True)
     reader = SnapshotReader(writer.folder)
-    app = SimpleNamespace(should_stop=False, behind=lambda: 0, waiting_s=lambda _now: 0.0)
+    ledger = Ledger()
+    stamp = ledger.assign(("t", 0), generation=1, position=0)
+    old = RawRecord("t", 0, 0, time.time_ns() // 1_000_000 - 7_000, 1, b"k", b"v", ())
+    ledger.deliver(Run("t", 0, stamp.generation, stamp.epoch, 0, 1, (old,), 2))
+    own = SimpleNamespace(fence=SimpleNamespace(ledger=ledger))
+    app = SimpleNamespace(should_stop=False, behind=lambda: 0, waiting_s=lambda now_ms: App.waiting_s(own, now_ms))
 
     async def tended() -> None:
         tending = asyncio.create_task(_tend(app, set(), reader, follower, port))
@@ -93,6 +101,7 @@ def test_a_view_that_is_old_is_told(served, tmp_path):
         writer.close()
         beats.close()
     assert told["status"] == "ready" and "s old" in told["degraded"]
+    assert 7 <= (REGISTRY.get_sample_value("keymill_consumer_waiting_seconds") or 0) < 60
 
 
 def test_an_event_loop_that_hangs_is_not_ready(served, monkeypatch):
